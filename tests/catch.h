@@ -1,0 +1,14 @@
+// torch and Catch2 both define CHECK: torch first, its macro away, then Catch2 (2 or 3).
+#pragma once
+
+#if __has_include(<torch/torch.h>)
+#include <torch/torch.h>
+#endif
+#undef CHECK
+
+#if __has_include(<catch2/catch_all.hpp>)
+#include <catch2/catch_all.hpp>
+using Catch::Approx;
+#else
+#include <catch2/catch.hpp>
+#endif
