@@ -1,0 +1,93 @@
+#include "laplace/block.h"
+
+#include <torch/csrc/autograd/autograd.h>
+
+namespace evariste {
+
+Tensor Block::to_matrix(const Tensor& weight) const {
+  return weight.reshape({1, weight.size(0), -1});
+}
+
+Tensor Block::from_matrix(const Tensor& matrix) const { return matrix.reshape(weight_.sizes()); }
+
+Tensor Block::apply(const Tensor& matrix, const Tensor& x) const {
+  const auto features = phi(x);                                     // [Q, n, T, J]
+  const auto y = features.matmul(matrix.transpose(1, 2).unsqueeze(1));  // [Q, n, T, O]
+  return from_positions(y, x);
+}
+
+Tensor Block::backward_data(const Tensor& g, const Tensor& x) const {
+  const auto n = x.size(0), folds = g.size(0) / n;
+  const auto cotangent = to_positions(g).matmul(value().unsqueeze(1));  // [Q, R n, T, J]
+  torch::AutoGradMode enabled(true);
+  const auto leaf = x.detach().clone().requires_grad_();
+  const auto features = phi(leaf);  // linear in x, so the transpose at any x
+  std::vector<Tensor> folded;
+  for (int64_t r = 0; r < folds; ++r) {
+    const auto one = cotangent.narrow(1, r * n, n);
+    folded.push_back(torch::autograd::grad({features}, {leaf}, {one}, /*retain_graph=*/true)[0]);
+  }
+  return torch::cat(folded);
+}
+
+Tensor Block::gradient(const Tensor& x, const Tensor& g) const {
+  const auto features = phi(x), cotangent = to_positions(g);
+  return cotangent.flatten(1, 2).transpose(1, 2).matmul(features.flatten(1, 2));
+}
+
+Tensor Block::input_gram(const Tensor& x) const {
+  const auto rows = phi(x).flatten(1, 2);  // [Q, n T, J]
+  return rows.transpose(1, 2).matmul(rows).to(torch::kFloat64);
+}
+
+BiasBlock::BiasBlock(Tensor vector, std::vector<int64_t> broadcast, Axis axis)
+    : Block(std::move(vector)), broadcast_(std::move(broadcast)), axis_(axis) {
+  is_bias = true;
+}
+
+Tensor BiasBlock::phi(const Tensor& x) const {
+  return torch::ones({1, x.size(0), 1, 1}, weight_.options().requires_grad(false));
+}
+
+Tensor BiasBlock::to_positions(const Tensor& y) const {
+  const auto m = y.size(0), o = weight_.numel();
+  if (axis_ == Axis::kLast) return y.reshape({1, m, -1, o});
+  return y.reshape({1, m, o, -1}).transpose(2, 3);
+}
+
+Tensor BiasBlock::from_positions(const Tensor& y, const Tensor&) const {
+  return (axis_ == Axis::kLast ? y[0] : y[0].transpose(1, 2)).flatten(1);
+}
+
+Tensor BiasBlock::apply(const Tensor& matrix, const Tensor&) const {
+  return matrix.reshape(broadcast_);
+}
+
+Tensor BiasBlock::backward_data(const Tensor& g, const Tensor& x) const {
+  auto shape = x.sizes().vec();
+  shape[0] = g.size(0);
+  return torch::zeros(shape, x.options());
+}
+
+Tensor BiasBlock::gradient(const Tensor&, const Tensor& g) const {
+  return to_positions(g).sum({1, 2}).unsqueeze(-1);  // [1, O, 1]
+}
+
+JointBlock::JointBlock(const Block& map, const Block& shift)
+    : Block(map.weight()), weight_block_(map), bias_block_(shift) {
+  name = map.name + "+bias";
+}
+
+Tensor JointBlock::value() const {
+  const auto w = weight_block_.value();
+  return torch::cat({w, bias_block_.weight().reshape({w.size(0), w.size(1), 1})}, 2);
+}
+
+Tensor JointBlock::phi(const Tensor& x) const {
+  const auto features = weight_block_.phi(x);
+  auto shape = features.sizes().vec();
+  shape.back() = 1;
+  return torch::cat({features, torch::ones(shape, features.options())}, 3);
+}
+
+}  // namespace evariste

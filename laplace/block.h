@@ -1,0 +1,124 @@
+// A parameter tensor with its feature map: the unit of curvature.
+//
+//     y[q, n, t, o] = sum_j W[q, o, j] phi(x)[q, n, t, j]
+//
+// n sample, t shared position, q group (1 unless the map is block-diagonal: grouped convolution,
+// factored layers). Everything the curvature engine does (GGN blocks, Kronecker factors, evidence,
+// predictive) follows from phi and the layout of the output, so a new layer needs no new formula.
+#pragma once
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "laplace/shape.h"
+
+namespace evariste {
+
+/// One parameter tensor and its fixed, linear feature map phi.
+///
+/// A new kind of map must offer phi, to_positions and from_positions. The functions below them are
+/// derived from these three and may be overridden by faster ones that give the same numbers (there
+/// is a test that compares them for every layer).
+class Block {
+ public:
+  /// `weight` is shared with the module that registers it (torch::Tensor is a handle).
+  explicit Block(Tensor weight) : weight_(std::move(weight)) {}
+  virtual ~Block() = default;
+  Block(const Block&) = delete;
+  Block& operator=(const Block&) = delete;
+
+  const Tensor& weight() const { return weight_; }
+  int64_t parameters() const { return value().numel(); }
+
+  /// The parameter seen as [Q, O, J]. Default: [1, first size, rest].
+  virtual Tensor to_matrix(const Tensor& weight) const;
+  /// Inverse of to_matrix.
+  virtual Tensor from_matrix(const Tensor& matrix) const;
+  /// The current weight as [Q, O, J].
+  virtual Tensor value() const { return to_matrix(weight_); }
+
+  /// x [n, ...] -> [Q, n, T, J]
+  virtual Tensor phi(const Tensor& x) const = 0;
+  /// The layer's output or its cotangent, [m, ...] -> [Q, m, T, O]
+  virtual Tensor to_positions(const Tensor& y) const = 0;
+  /// Inverse of to_positions for the output of input x: [Q, m, T, O] -> [m, ...]
+  virtual Tensor from_positions(const Tensor& y, const Tensor& x) const = 0;
+
+  /// W phi(x) with the matrix [Q, O, J] in place of the weight.
+  virtual Tensor apply(const Tensor& matrix, const Tensor& x) const;
+  /// Cotangent of x, for g [m, ...] at the output: the transpose of apply in x. m = R n, folded.
+  virtual Tensor backward_data(const Tensor& g, const Tensor& x) const;
+  /// sum_{n,t} g phi^T, [Q, O, J]; g [n, ...]
+  virtual Tensor gradient(const Tensor& x, const Tensor& g) const;
+  /// sum_{n,t} phi phi^T, [Q, J, J], float64
+  virtual Tensor input_gram(const Tensor& x) const;
+  /// True for maps that do not depend on x (biases): backward_data is zero then.
+  virtual bool is_constant() const { return false; }
+
+  /// From now on the weight holds the coordinates W' of W = U_B W' U_A^T (training in the eigenbasis
+  /// of the curvature), and so do value() and gradient(); undefined bases go back to W itself. The
+  /// caller converts the stored numbers. False where the block has no such mode.
+  virtual bool set_bases(const Tensor& basis_b, const Tensor& basis_a) {
+    (void)basis_b, (void)basis_a;
+    return false;
+  }
+
+  std::string name;        ///< as in the state_dict, "0.weight"
+  Block* bias = nullptr;   ///< of a weight: the bias of the same layer, if any
+  bool is_bias = false;
+
+ protected:
+  Tensor weight_;
+};
+
+/// A bias shared over positions: phi = 1, one group.
+class BiasBlock : public Block {
+ public:
+  enum class Axis { kFirst, kLast };  ///< outputs are [m, O, positions...] or [m, positions..., O]
+
+  /// `broadcast`: the shape in which the bias is added to the output, as [1, O, 1, 1].
+  BiasBlock(Tensor vector, std::vector<int64_t> broadcast, Axis axis);
+
+  /// [1, n, 1, 1]: one stands for every position.
+  Tensor phi(const Tensor& x) const override;
+  Tensor to_positions(const Tensor& y) const override;
+  /// Flattened: [m, O T] or [m, T O].
+  Tensor from_positions(const Tensor& y, const Tensor& x) const override;
+  Tensor to_matrix(const Tensor& weight) const override { return weight.reshape({1, -1, 1}); }
+  Tensor apply(const Tensor& matrix, const Tensor& x) const override;
+  Tensor backward_data(const Tensor& g, const Tensor& x) const override;
+  Tensor gradient(const Tensor& x, const Tensor& g) const override;
+  bool is_constant() const override { return true; }
+
+ private:
+  std::vector<int64_t> broadcast_;
+  Axis axis_;
+};
+
+/// Weight and bias as one block: phi = [phi_weight; 1] (option bias = joint).
+class JointBlock : public Block {
+ public:
+  JointBlock(const Block& map, const Block& shift);
+
+  Tensor to_matrix(const Tensor& weight) const override { return weight; }
+  Tensor from_matrix(const Tensor& matrix) const override { return matrix; }
+  Tensor value() const override;
+  Tensor phi(const Tensor& x) const override;
+  Tensor to_positions(const Tensor& y) const override { return weight_block_.to_positions(y); }
+  Tensor from_positions(const Tensor& y, const Tensor& x) const override {
+    return weight_block_.from_positions(y, x);
+  }
+  Tensor backward_data(const Tensor& g, const Tensor& x) const override {
+    return weight_block_.backward_data(g, x);
+  }
+
+  const Block& weight_block() const { return weight_block_; }
+  const Block& bias_block() const { return bias_block_; }
+
+ private:
+  const Block& weight_block_;
+  const Block& bias_block_;
+};
+
+}  // namespace evariste

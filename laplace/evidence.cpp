@@ -1,0 +1,191 @@
+#include "laplace/evidence.h"
+
+#include <algorithm>
+#include <cmath>
+#include <numbers>
+
+#include "core/error.h"
+
+namespace evariste {
+namespace {
+
+Tensor value64(const Block& block) { return block.value().detach().to(torch::kFloat64); }
+
+double inner_product(const Tensor& a, const Tensor& b) {
+  return (a.to(torch::kFloat64) * b.to(torch::kFloat64)).sum().item<double>();
+}
+
+}  // namespace
+
+double Evidence::effective_dimension() const {
+  double sum = 0;
+  for (const auto& block : blocks) sum += block.effective_dimension;
+  return sum;
+}
+
+Precisions precisions_of(const Priors& priors, const Curvature& curvature) {
+  if (priors.size() != curvature.blocks().size())
+    throw UsageError(fmt::format("expected one prior for each of {} blocks, got {}",
+                                 curvature.blocks().size(), priors.size()));
+  torch::NoGradGuard no_grad;
+  Precisions out;
+  for (size_t m = 0; m < priors.size(); ++m) {
+    out.push_back(priors[m].precision(value64(*curvature.blocks()[m])).detach());
+    if (out.back().numel() != 1 && !curvature.takes_entry_precisions())
+      throw UsageError(fmt::format(
+          "prior {} has one precision per entry, which a Kronecker-factored curvature cannot be "
+          "combined with: use structure diag or full, or a prior with one precision per block",
+          priors[m].name()));
+  }
+  return out;
+}
+
+Evidence evaluate_evidence(const Fit& fit, const Likelihood& likelihood, const Priors& priors,
+                           double temperature) {
+  auto& curvature = *fit.curvature;
+  curvature.set_scale(likelihood.curvature_scale() / temperature);
+  const auto precisions = precisions_of(priors, curvature);
+  const auto log_dets = curvature.log_det(precisions);
+  const auto ratios = curvature.trace_ratios();
+  torch::NoGradGuard no_grad;
+  Evidence out;
+  out.n = curvature.samples();
+  out.log_likelihood = fit.log_likelihood;
+  for (size_t m = 0; m < priors.size(); ++m) {
+    const auto& block = *curvature.blocks()[m];
+    const auto theta = value64(block);
+    BlockEvidence e;
+    e.name = block.name;
+    e.parameters = theta.numel();
+    e.prior_precision = precisions[m].mean().item<double>();
+    e.log_det_ratio = log_dets[m].ratio;
+    const auto log_precision = precisions[m].expand(theta.sizes()).log().sum().item<double>();
+    e.scatter = -2 * priors[m].log_density(theta).item<double>() -
+                static_cast<double>(e.parameters) * std::log(2 * std::numbers::pi) + log_precision;
+    e.squared_norm = theta.square().sum().item<double>();
+    e.effective_dimension = log_dets[m].effective;
+    e.evidence_gradient = 0.5 * (e.effective_dimension - inner_product(precisions[m], theta.square()));
+    e.trace_ratio = ratios[m];
+    out.scatter += e.scatter;
+    out.blocks.push_back(std::move(e));
+  }
+  out.log_det_ratio = curvature.log_det_ratio(precisions);
+  out.log_evidence = (fit.log_likelihood - fit.normaliser) / temperature + fit.normaliser -
+                     0.5 * (out.log_det_ratio + out.scatter);
+  if (!std::isfinite(out.log_evidence)) {
+    for (const auto& e : out.blocks)
+      if (!std::isfinite(e.scatter) || !std::isfinite(e.effective_dimension))
+        throw NumericalError(fmt::format(
+            "{}: the evidence is not finite (scatter {}, effective dimension {}, precision {})",
+            e.name, e.scatter, e.effective_dimension, e.prior_precision));
+    throw NumericalError(fmt::format("the evidence is not finite: log-likelihood {}, log-det ratio {}",
+                                     out.log_likelihood, out.log_det_ratio));
+  }
+  return out;
+}
+
+Checks check_evidence(Layer& network, const Likelihood& likelihood, const Samples& data,
+                      const Fit& fit, const Priors& priors, double temperature,
+                      const Stream& stream, int64_t batch, int64_t draws,
+                      const Believable& thresholds) {
+  auto& curvature = *fit.curvature;
+  curvature.set_scale(likelihood.curvature_scale() / temperature);
+  const auto precisions = precisions_of(priors, curvature);
+  const auto n = static_cast<double>(curvature.samples());
+  auto gradient =
+      log_likelihood_gradient(network, likelihood, data, curvature.blocks(), batch);
+  for (size_t m = 0; m < priors.size(); ++m)
+    gradient.blocks[m] =
+        (precisions[m] * value64(*curvature.blocks()[m])).to(gradient.blocks[m].scalar_type()) -
+        gradient.blocks[m] / temperature;
+  torch::NoGradGuard no_grad;
+  Checks checks;
+  const auto step = curvature.solve(gradient.blocks, precisions);
+  for (size_t m = 0; m < step.size(); ++m)
+    checks.newton_decrement += 0.5 * inner_product(gradient.blocks[m], step[m]) / n;
+
+  double sampled = 0, effective = 0;
+  for (const auto& block : curvature.log_det(precisions)) effective += block.effective;
+  std::vector<std::map<const Block*, Tensor>> directions(static_cast<size_t>(draws));
+  for (size_t s = 0; s < directions.size(); ++s) {
+    const auto sample = curvature.sample(precisions, stream.split(s));
+    for (size_t m = 0; m < sample.size(); ++m) {
+      const auto* block = curvature.blocks()[m];
+      if (const auto* joint = dynamic_cast<const JointBlock*>(block)) {
+        const auto inputs = sample[m].size(2) - 1;
+        directions[s][&joint->weight_block()] = sample[m].narrow(2, 0, inputs);
+        directions[s][&joint->bias_block()] = sample[m].narrow(2, inputs, 1);
+      } else {
+        directions[s][block] = sample[m];
+      }
+    }
+  }
+  for (int64_t begin = 0; begin < data.count(); begin += batch) {
+    const auto count = std::min(batch, data.count() - begin);
+    Tape tape;
+    const auto f = network.forward(data.x.narrow(0, begin, count), &tape);
+    const auto y = data.y.narrow(0, begin, count);
+    for (const auto& draw : directions) {
+      const auto df = network.jvp(Tensor(), tape, [&](const Block& block) {
+        const auto found = draw.find(&block);
+        return found == draw.end() ? Tensor() : found->second;
+      });
+      sampled += likelihood.log_density(df.defined() ? f + df : f, y)
+                     .sum(torch::kFloat64)
+                     .item<double>();
+    }
+  }
+  sampled *= data.weight() / static_cast<double>(draws);
+  const auto predicted = gradient.log_likelihood - 0.5 * temperature * effective;
+  checks.linearised_gap = (sampled - predicted) / n;
+  const auto outputs = network.forward(data.x.narrow(0, 0, 1)).size(1);
+  checks.alive =
+      effective > 0 && gradient.log_likelihood / n > likelihood.baseline(data.y, outputs);
+  checks.believable = checks.alive && checks.newton_decrement < thresholds.decrement &&
+                      checks.linearised_gap > thresholds.gap;
+  return checks;
+}
+
+std::vector<EntryTest> entry_tests(Layer& network, const Likelihood& likelihood,
+                                   const Samples& data, const Fit& fit, int64_t batch) {
+  const auto* kron = dynamic_cast<const KronCurvature*>(fit.curvature.get());
+  if (!kron) throw UsageError("the entry test needs a Kronecker-factored curvature");
+  const auto gradient = log_likelihood_gradient(network, likelihood, data, kron->blocks(), batch);
+  torch::NoGradGuard no_grad;
+  std::vector<EntryTest> out;
+  for (size_t m = 0; m < kron->blocks().size(); ++m) {
+    const auto& f = kron->factors()[m];
+    const auto h = kron->scale() * f.correction;
+    const auto lambda = h * f.b.values.unsqueeze(2) * f.a.values.unsqueeze(1);
+    const auto g = gradient.blocks[m].to(torch::kFloat64);
+    const auto rotated = f.b.basis.to(torch::kFloat64).transpose(1, 2).matmul(g).matmul(
+        f.a.basis.to(torch::kFloat64));
+    EntryTest test;
+    test.name = kron->blocks()[m]->name;
+    test.gradient_squared = g.square().sum().item<double>();
+    test.fisher_trace = h * (f.a.traces() * f.b.traces()).sum().item<double>();
+    const auto squares = rotated.square();
+    const auto outside = std::max(0.0, test.gradient_squared - squares.sum().item<double>());
+    const auto gain = [&](double log_delta) {
+      const auto delta = std::exp(log_delta);
+      return 0.5 * ((squares / (lambda + delta) - (lambda / delta).log1p()).sum().item<double>() +
+                    outside / delta);
+    };
+    double best = 20;
+    for (double rho = -10; rho <= 20; rho += 1.0)
+      if (gain(rho) > gain(best)) best = rho;
+    double low = best - 1, high = best + 1;  // golden section within the bracket
+    constexpr double kGolden = 0.6180339887498949;
+    for (int i = 0; i < 30; ++i) {
+      const double a = high - kGolden * (high - low), b = low + kGolden * (high - low);
+      (gain(a) > gain(b) ? high : low) = gain(a) > gain(b) ? b : a;
+    }
+    const double rho = std::clamp(0.5 * (low + high), -10.0, 20.0);
+    test.gain = std::max(0.0, gain(rho));
+    test.best_precision = std::exp(rho);
+    out.push_back(std::move(test));
+  }
+  return out;
+}
+
+}  // namespace evariste

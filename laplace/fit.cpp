@@ -1,0 +1,293 @@
+#include "laplace/fit.h"
+
+#include <chrono>
+#include <unordered_map>
+
+#include "core/error.h"
+
+namespace evariste {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+double seconds_since(Clock::time_point start) {
+  return std::chrono::duration<double>(Clock::now() - start).count();
+}
+
+/// Which of the listed blocks stands for a block that backward reports, or -1. A joint block stands
+/// for its weight.
+class Index {
+ public:
+  explicit Index(const std::vector<const Block*>& blocks) {
+    for (size_t m = 0; m < blocks.size(); ++m) {
+      const auto* joint = dynamic_cast<const JointBlock*>(blocks[m]);
+      index_[joint ? &joint->weight_block() : blocks[m]] = static_cast<int64_t>(m);
+    }
+  }
+  int64_t operator()(const Block& block) const {
+    const auto found = index_.find(&block);
+    return found == index_.end() ? -1 : found->second;
+  }
+
+ private:
+  std::unordered_map<const Block*, int64_t> index_;
+};
+
+/// Forward over chunks; per_chunk(tape, outputs f, labels y, index of the first sample).
+template <class PerChunk>
+void for_each_chunk(Layer& network, const Samples& data, int64_t batch, const PerChunk& per_chunk) {
+  torch::NoGradGuard no_grad;
+  for (int64_t begin = 0; begin < data.count(); begin += batch) {
+    const auto count = std::min(batch, data.count() - begin);
+    Tape tape;
+    const auto f = network.forward(data.x.narrow(0, begin, count), &tape);
+    expect_finite(f, "network outputs");
+    per_chunk(tape, f, data.y.narrow(0, begin, count), begin);
+  }
+}
+
+/// Visits each listed block of a backward pass of the Fisher's columns; also sums the likelihood.
+template <class Visit>
+void fisher_pass(Layer& network, const Likelihood& likelihood, const Samples& data,
+                 const CurvatureOptions& options, const Index& index, Fit& fit,
+                 const Visit& visit) {
+  for_each_chunk(network, data, options.batch, [&](const Tape& tape, const Tensor& f,
+                                                   const Tensor& y, int64_t begin) {
+    fit.log_likelihood += likelihood.log_density(f, y).sum(torch::kFloat64).template item<double>();
+    fit.normaliser += likelihood.normaliser(f).sum(torch::kFloat64).template item<double>();
+    const auto columns =
+        likelihood.columns(options.fisher, f, y, options.mc_samples, options.stream, begin);
+    network.backward(
+        columns, tape,
+        [&](const Block& block, const Tensor& x, const Tensor& g) {
+          const auto m = index(block);
+          if (m >= 0) visit(static_cast<size_t>(m), x, g);
+        },
+        false);
+  });
+  fit.log_likelihood *= data.weight();
+  fit.normaliser *= data.weight();
+}
+
+/// Sums of one block of a Kronecker fit.
+struct KronSums {
+  FactorSum a, b;
+  double trace = 0;
+  bool started = false;
+};
+
+Sharing block_sharing(const Block& block, const CurvatureOptions& options) {
+  if (!block.is_bias) return options.sharing;
+  return options.bias == BiasCurvature::kExpand ? Sharing::kExpand : Sharing::kReduce;
+}
+
+void add_kron(KronSums& sums, const Block& block, const Tensor& x, const Tensor& g,
+              const CurvatureOptions& options, int64_t samples) {
+  const auto shape = block.value().sizes();
+  const auto sharing = block_sharing(block, options);
+  if (options.correction == Correction::kTrace || shape[1] * shape[2] == 1)
+    sums.trace += gradient_trace(block, x, g);
+  if (shape[1] * shape[2] == 1) {  // one weight per group: the exact number is its own factor
+    sums.b.add_gram(squared_gradients(block, x, g));
+    sums.a.add_gram(torch::full({shape[0], 1, 1}, static_cast<double>(g.size(1)), torch::kFloat64));
+    return;
+  }
+  if (!sums.started) {
+    sums.started = true;
+    const auto t = sharing == Sharing::kReduce ? 1 : block.phi(x.narrow(0, 0, 1)).size(2);
+    const auto t_out = sharing == Sharing::kReduce
+                           ? 1
+                           : block.to_positions(g.narrow(0, 0, 1).narrow(1, 0, 1).flatten(0, 1)).size(2);
+    sums.a = FactorSum(samples * t);
+    sums.b = FactorSum(samples * t_out * g.size(0));
+  }
+  if (sums.a.wants_rows(shape[2])) {
+    const auto phi = block.phi(x);
+    sums.a.add_rows(sharing == Sharing::kReduce ? phi.mean(2) : phi.flatten(1, 2));
+  } else {
+    sums.a.add_gram(input_factor(block, x, sharing));
+  }
+  if (sums.b.wants_rows(shape[1])) {
+    const auto positions = block.to_positions(g.flatten(0, 1));
+    const auto t = block.is_constant() ? 1.0 : static_cast<double>(positions.size(2));
+    sums.b.add_rows(sharing == Sharing::kReduce ? positions.sum(2)
+                                                : positions.flatten(1, 2) / std::sqrt(t));
+  } else {
+    sums.b.add_gram(output_factor(block, g, sharing));
+  }
+}
+
+std::shared_ptr<Curvature> finish_kron(const std::vector<const Block*>& blocks,
+                                       const std::vector<KronSums>& sums, const Samples& data,
+                                       const CurvatureOptions& options) {
+  std::vector<KronFactor> factors(blocks.size());
+  std::vector<double> ratios(blocks.size(), std::numeric_limits<double>::quiet_NaN());
+  const auto n = static_cast<double>(data.count());
+  for (size_t m = 0; m < blocks.size(); ++m) {
+    auto& factor = factors[m];
+    factor.a = sums[m].a.finish(1.0 / n);
+    factor.b = sums[m].b.finish(data.weight());
+    const auto kron_trace = (factor.a.traces() * factor.b.traces()).sum().item<double>();
+    const auto trace = sums[m].trace * data.weight();
+    if (!std::isfinite(kron_trace))
+      throw NumericalError(fmt::format("{}: the curvature factors are not finite", blocks[m]->name));
+    if (options.correction == Correction::kTrace && trace > 0 && kron_trace > 0) {
+      ratios[m] = kron_trace / trace;
+      factor.correction = trace / kron_trace;
+    }
+  }
+  auto total = data.total > 0 ? data.total : data.count();
+  auto kron = std::make_shared<KronCurvature>(blocks, std::move(factors), std::move(ratios), total);
+  kron->decompose(options.bases, options.eigen_type);
+  return kron;
+}
+
+void expect_defined(const std::vector<const Block*>& blocks, const CurvatureOptions& options) {
+  if (options.bias != BiasCurvature::kExpand || options.structure != Structure::kKron) return;
+  if (options.sharing == Sharing::kReduce)
+    throw UsageError("bias = expand cannot be combined with sharing = reduce: use bias = exact");
+  for (const auto* block : blocks)
+    if (block->value().size(0) > 1)
+      throw UsageError(fmt::format(
+          "{}: bias = expand is not defined for grouped maps: use bias = exact", block->name));
+}
+
+}  // namespace
+
+void expect_evaluation_mode(const Layer& network) {
+  for (const auto& module : network.modules()) {
+    if (!module->is_training()) continue;
+    const auto kind = module->name();
+    for (const char* stochastic : {"BatchNorm", "Dropout"})
+      if (kind.find(stochastic) != std::string::npos)
+        throw UsageError(fmt::format(
+            "curvature of a {} layer in training mode is undefined: it couples the samples of a "
+            "batch; call eval() first",
+            stochastic));
+  }
+}
+
+std::vector<const Block*> curvature_blocks(Layer& network, const CurvatureOptions& options,
+                                           std::vector<std::shared_ptr<Block>>& owned) {
+  const auto all = named_blocks(network);
+  std::vector<const Block*> blocks;
+  if (options.structure == Structure::kLastLayer) {
+    for (auto it = all.rbegin(); it != all.rend() && blocks.empty(); ++it)
+      if (!(*it)->is_bias) {
+        blocks.push_back(*it);
+        if ((*it)->bias) blocks.push_back((*it)->bias);
+      }
+    return blocks;
+  }
+  if (options.bias != BiasCurvature::kJoint) return {all.begin(), all.end()};
+  for (auto* block : all) {
+    if (block->is_bias) continue;
+    if (block->bias) {
+      owned.push_back(std::make_shared<JointBlock>(*block, *block->bias));
+      blocks.push_back(owned.back().get());
+    } else {
+      blocks.push_back(block);
+    }
+  }
+  return blocks;
+}
+
+Fit fit_curvature(Layer& network, const Likelihood& likelihood, const Samples& data,
+                  const CurvatureOptions& options) {
+  expect_evaluation_mode(network);
+  std::vector<std::shared_ptr<Block>> owned;
+  const auto blocks = curvature_blocks(network, options, owned);
+  expect_defined(blocks, options);
+  const Index index(blocks);
+  Fit fit;
+  const auto start = Clock::now();
+  const auto total = data.total > 0 ? data.total : data.count();
+  switch (options.structure) {
+    case Structure::kKron: {
+      std::vector<KronSums> sums(blocks.size());
+      fisher_pass(network, likelihood, data, options, index, fit,
+                  [&](size_t m, const Tensor& x, const Tensor& g) {
+                    add_kron(sums[m], *blocks[m], x, g, options, data.count());
+                  });
+      fit.seconds_pass = seconds_since(start);
+      const auto eigen_start = Clock::now();
+      fit.curvature = finish_kron(blocks, sums, data, options);
+      fit.seconds_eigen = seconds_since(eigen_start);
+      break;
+    }
+    case Structure::kDiag: {
+      std::vector<Tensor> diagonals;
+      for (const auto* block : blocks)
+        diagonals.push_back(torch::zeros(block->value().sizes(), torch::kFloat64));
+      fisher_pass(network, likelihood, data, options, index, fit,
+                  [&](size_t m, const Tensor& x, const Tensor& g) {
+                    diagonals[m] += squared_gradients(*blocks[m], x, g) * data.weight();
+                  });
+      fit.seconds_pass = seconds_since(start);
+      fit.curvature = std::make_shared<DiagonalCurvature>(blocks, std::move(diagonals), total);
+      break;
+    }
+    case Structure::kFull:
+    case Structure::kLastLayer: {
+      int64_t p = 0;
+      for (const auto* block : blocks) p += block->parameters();
+      auto hessian = torch::zeros({p, p}, torch::kFloat64);
+      std::vector<Tensor> parts(blocks.size());
+      size_t seen = 0;
+      fisher_pass(network, likelihood, data, options, index, fit,
+                  [&](size_t m, const Tensor& x, const Tensor& g) {
+                    parts[m] = sample_gradients(*blocks[m], x, g)
+                                   .to(torch::kFloat64)
+                                   .permute({1, 2, 0, 3, 4})
+                                   .flatten(2)
+                                   .flatten(0, 1);  // [R n, P_m]
+                    if (++seen < blocks.size()) return;
+                    seen = 0;
+                    const auto jacobian = torch::cat(parts, 1);
+                    hessian.addmm_(jacobian.t(), jacobian, 1.0, data.weight());
+                  });
+      fit.seconds_pass = seconds_since(start);
+      fit.curvature = std::make_shared<DenseCurvature>(
+          blocks, hessian, total, options.structure == Structure::kFull ? "full" : "lastlayer");
+      break;
+    }
+  }
+  fit.curvature->keep(std::move(owned));
+  return fit;
+}
+
+Gradient log_likelihood_gradient(Layer& network, const Likelihood& likelihood, const Samples& data,
+                                 const std::vector<const Block*>& blocks, int64_t batch) {
+  const Index index(blocks);
+  Gradient out;
+  for (const auto* block : blocks) out.blocks.push_back(torch::zeros_like(block->value()));
+  for_each_chunk(network, data, batch, [&](const Tape& tape, const Tensor& f, const Tensor& y,
+                                           int64_t) {
+    out.log_likelihood += likelihood.log_density(f, y).sum(torch::kFloat64).item<double>();
+    network.backward(
+        likelihood.score(f, y).unsqueeze(0), tape,
+        [&](const Block& block, const Tensor& x, const Tensor& g) {
+          const auto m = index(block);
+          if (m >= 0) out.blocks[m] += blocks[m]->gradient(x, g[0]);
+        },
+        false);
+  });
+  for (auto& g : out.blocks) g *= data.weight();
+  out.log_likelihood *= data.weight();
+  return out;
+}
+
+std::vector<double> fisher_traces(Layer& network, const Likelihood& likelihood,
+                                  const Samples& data, const CurvatureOptions& options) {
+  std::vector<std::shared_ptr<Block>> owned;
+  const auto blocks = curvature_blocks(network, options, owned);
+  std::vector<double> traces(blocks.size(), 0.0);
+  Fit fit;
+  fisher_pass(network, likelihood, data, options, Index(blocks), fit,
+              [&](size_t m, const Tensor& x, const Tensor& g) {
+                traces[m] += gradient_trace(*blocks[m], x, g) * data.weight();
+              });
+  return traces;
+}
+
+}  // namespace evariste

@@ -1,0 +1,85 @@
+// One pass over the data that fits a curvature: forward, folded backward of the columns of the
+// output Hessian's root, sums per block. No weight gradient, no autograd graph, no [N, C, P] tensor
+// except for `full`.
+#pragma once
+
+#include <memory>
+#include <optional>
+
+#include "laplace/dense.h"
+#include "laplace/diagonal.h"
+#include "laplace/kron.h"
+#include "laplace/layer.h"
+#include "laplace/likelihood.h"
+#include "laplace/statistics.h"
+
+namespace evariste {
+
+/// A data set, or the part of one that stands for `total` samples (0: for itself).
+struct Samples {
+  Tensor x, y;  ///< [M, ...] and labels [M] or [M, C]
+  int64_t total = 0;
+
+  int64_t count() const { return x.size(0); }
+  double weight() const {
+    return total > 0 ? static_cast<double>(total) / static_cast<double>(count()) : 1.0;
+  }
+};
+
+enum class Structure { kKron, kDiag, kFull, kLastLayer };
+enum class Correction { kTrace, kNone };
+enum class BiasCurvature {
+  kExact,   ///< sums over positions first: the exact block
+  kExpand,  ///< positions as independent samples, as reference codes do
+  kJoint,   ///< weight and bias as one block over [phi; 1]
+};
+
+struct CurvatureOptions {
+  Structure structure = Structure::kKron;
+  Fisher fisher = Fisher::kExact;
+  int64_t mc_samples = 1;
+  Sharing sharing = Sharing::kExpand;
+  Correction correction = Correction::kTrace;
+  BiasCurvature bias = BiasCurvature::kExact;
+  int64_t batch = 250;                              ///< samples per chunk; results do not depend on it
+  Stream stream = Stream(0);                        ///< of the Monte Carlo labels
+  bool bases = true;                                ///< eigenvectors, for all but the evidence
+  torch::ScalarType eigen_type = torch::kFloat64;   ///< arithmetic of the decomposition
+};
+
+/// What a fit leaves: the curvature and the log-likelihood of the same pass.
+struct Fit {
+  std::shared_ptr<Curvature> curvature;
+  double log_likelihood = 0;  ///< sum over the data set, nats (rescaled for a subset)
+  double normaliser = 0;      ///< the part a temperature does not divide
+  double seconds_pass = 0, seconds_eigen = 0;
+};
+
+/// Blocks the options ask for, in order: all; the last layer's; joint ones in place of pairs. The
+/// returned blocks are owned by `owned` where they are made here.
+std::vector<const Block*> curvature_blocks(Layer& network, const CurvatureOptions& options,
+                                           std::vector<std::shared_ptr<Block>>& owned);
+
+/// Fits the curvature of `network` in evaluation mode. Throws UsageError for combinations that are
+/// undefined, NumericalError where a factor is not finite, naming the block.
+Fit fit_curvature(Layer& network, const Likelihood& likelihood, const Samples& data,
+                  const CurvatureOptions& options);
+
+/// Sum over the data of d log p / d theta for each block, [Q, O, J] in the network's precision, and
+/// the log-likelihood of the same pass.
+struct Gradient {
+  std::vector<Tensor> blocks;
+  double log_likelihood = 0;
+};
+Gradient log_likelihood_gradient(Layer& network, const Likelihood& likelihood, const Samples& data,
+                                 const std::vector<const Block*>& blocks, int64_t batch);
+
+/// tr F of each block: the exact trace of the Fisher the options name.
+std::vector<double> fisher_traces(Layer& network, const Likelihood& likelihood,
+                                  const Samples& data, const CurvatureOptions& options);
+
+/// Refuses layers whose curvature is undefined in their present mode (BatchNorm or dropout in
+/// training mode) by throwing UsageError.
+void expect_evaluation_mode(const Layer& network);
+
+}  // namespace evariste

@@ -1,0 +1,154 @@
+#include "laplace/kron.h"
+
+#include <ATen/Parallel.h>
+
+#include <cmath>
+
+#include "core/error.h"
+#include "laplace/statistics.h"
+
+namespace evariste {
+namespace {
+
+constexpr double kNegligible = 1e-17;  // lambda/delta below it changes no float64 sum
+
+double scalar_precision(const Tensor& precision, const Block& block) {
+  if (precision.numel() != 1)
+    throw UsageError(fmt::format(
+        "{}: a Kronecker-factored curvature cannot be combined with one prior precision per entry; "
+        "use structure diag or full, or a prior with one precision per block",
+        block.name));
+  return precision.item<double>();
+}
+
+}  // namespace
+
+SpectralSums spectral_sums(const KronFactor& factor, double scale, double precision,
+                           bool with_log) {
+  const auto alpha = factor.a.values.contiguous(), beta = factor.b.values.contiguous();
+  const auto groups = alpha.size(0), inputs = alpha.size(1), outputs = beta.size(1);
+  const double c = scale * factor.correction / precision;
+  const int64_t rows = groups * outputs;
+  std::vector<SpectralSums> sums(rows);  // one per row, added in fixed order below
+  const auto* pa = alpha.data_ptr<double>();
+  const auto* pb = beta.data_ptr<double>();
+  at::parallel_for(0, rows, std::max<int64_t>(1, 20000 / std::max<int64_t>(inputs, 1)),
+                   [&](int64_t begin, int64_t end) {
+                     for (int64_t row = begin; row < end; ++row) {
+                       const double* a = pa + (row / outputs) * inputs;
+                       const double b = c * pb[row];
+                       SpectralSums s;
+                       // Ascending: from the largest down, until nothing counts.
+                       for (int64_t j = inputs - 1; j >= 0; --j) {
+                         const double ratio = b * a[j];
+                         if (ratio < kNegligible) break;
+                         const double r = ratio / (1 + ratio);
+                         s.effective += r;
+                         s.slope += r / (1 + ratio);
+                         if (with_log) s.log1p += std::log1p(ratio);
+                       }
+                       sums[row] = s;
+                     }
+                   });
+  SpectralSums total;
+  for (const auto& s : sums) {
+    total.effective += s.effective;
+    total.slope += s.slope;
+    total.log1p += s.log1p;
+  }
+  return total;
+}
+
+KronCurvature::KronCurvature(std::vector<const Block*> blocks, std::vector<KronFactor> factors,
+                             std::vector<double> trace_ratios, int64_t samples)
+    : Curvature(std::move(blocks), samples), factors_(std::move(factors)) {
+  trace_ratios_ = std::move(trace_ratios);
+}
+
+void KronCurvature::decompose(bool bases, torch::ScalarType arithmetic) {
+  for (size_t m = 0; m < factors_.size(); ++m) {
+    factors_[m].a.decompose(bases, arithmetic, "input factor of " + blocks_[m]->name);
+    factors_[m].b.decompose(bases, arithmetic, "output factor of " + blocks_[m]->name);
+  }
+}
+
+std::vector<LogDet> KronCurvature::log_det(const Precisions& precisions) const {
+  std::vector<LogDet> out(factors_.size());
+  for (size_t m = 0; m < factors_.size(); ++m) {
+    const auto sums =
+        spectral_sums(factors_[m], scale_, scalar_precision(precisions[m], *blocks_[m]));
+    out[m].ratio = sums.log1p;
+    out[m].effective = sums.effective;
+    out[m].slope = sums.slope;
+  }
+  return out;
+}
+
+Tensor KronCurvature::eigenvalues(size_t m) const {
+  const auto& f = factors_[m];
+  return (scale_ * f.correction) * f.b.values.unsqueeze(2) * f.a.values.unsqueeze(1);
+}
+
+// With complete bases  P^s G = U_B [(lambda + d)^s o (U_B^T G U_A)] U_A^T; otherwise the directions
+// outside the bases have lambda = 0:  P^s G = d^s G + U_B [((lambda + d)^s - d^s) o (..)] U_A^T.
+namespace {
+
+Tensor apply_power(const KronFactor& f, const Tensor& lambda, double d, double power,
+                   const Tensor& g) {
+  const auto type = g.scalar_type();
+  const auto ub = f.b.basis.to(type), ua = f.a.basis.to(type);
+  const auto rotated = ub.transpose(1, 2).matmul(g).matmul(ua);
+  const double outside = f.is_complete() ? 0.0 : std::pow(d, power);
+  const auto weight = (lambda + d).pow(power) - outside;
+  auto out = ub.matmul(weight.to(type) * rotated).matmul(ua.transpose(1, 2));
+  if (outside != 0.0) out.add_(g, outside);
+  return out;
+}
+
+}  // namespace
+
+std::vector<Tensor> KronCurvature::solve(const std::vector<Tensor>& g, const Precisions& precisions,
+                                         double damping) const {
+  std::vector<Tensor> out(g.size());
+  for (size_t m = 0; m < g.size(); ++m) {
+    const auto d = scalar_precision(precisions[m], *blocks_[m]) + damping;
+    out[m] = apply_power(factors_[m], eigenvalues(m), d, -1.0, g[m]);
+  }
+  return out;
+}
+
+std::vector<Tensor> KronCurvature::sample(const Precisions& precisions,
+                                          const Stream& stream) const {
+  std::vector<Tensor> out(factors_.size());
+  for (size_t m = 0; m < factors_.size(); ++m) {
+    const auto value = blocks_[m]->value();
+    const auto z = normal_draws(value, stream.split(m)).to(value.scalar_type());
+    const auto d = scalar_precision(precisions[m], *blocks_[m]);
+    out[m] = apply_power(factors_[m], eigenvalues(m), d, -0.5, z);
+  }
+  return out;
+}
+
+Tensor KronCurvature::output_covariance(const std::vector<Visit>& visits,
+                                        const Precisions& precisions) const {
+  Tensor out;
+  for (size_t m = 0; m < visits.size(); ++m) {
+    const auto& [block, x, g] = visits[m];
+    const auto& f = factors_[m];
+    const auto type = g.scalar_type();
+    if (!out.defined()) out = torch::zeros({g.size(1), g.size(0), g.size(0)}, g.options());
+    const auto d = scalar_precision(precisions[m], *block);
+    const double outside = f.is_complete() ? 0.0 : 1.0 / d;
+    const auto variance = (eigenvalues(m) + d).reciprocal() - outside;
+    add_output_covariance(*block, x, g, variance.to(type), f.b.basis.to(type), f.a.basis.to(type),
+                          out);
+    if (outside != 0.0) {
+      const auto flat = torch::full({f.a.groups(), f.b.dimension(), f.a.dimension()}, outside,
+                                    g.options());
+      add_output_covariance(*block, x, g, flat, Tensor(), Tensor(), out);
+    }
+  }
+  return out;
+}
+
+}  // namespace evariste

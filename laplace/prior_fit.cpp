@@ -1,0 +1,227 @@
+#include "laplace/prior_fit.h"
+
+#include <algorithm>
+#include <cmath>
+#include <numbers>
+
+#include "core/error.h"
+
+namespace evariste {
+namespace {
+
+/// One hyper-parameter and the blocks whose prior has it.
+struct Leaf {
+  Tensor tensor;
+  std::vector<size_t> blocks;
+};
+
+std::vector<Leaf> leaves_of(const Priors& priors) {
+  std::vector<Leaf> leaves;
+  for (size_t m = 0; m < priors.size(); ++m) {
+    for (const auto& [name, tensor] : priors[m].hyperparameters()) {
+      auto found = std::find_if(leaves.begin(), leaves.end(),
+                                [&, &t = tensor](const Leaf& l) { return l.tensor.is_same(t); });
+      if (found == leaves.end()) {
+        leaves.push_back({tensor, {}});
+        found = leaves.end() - 1;
+      }
+      found->blocks.push_back(m);
+    }
+  }
+  return leaves;
+}
+
+std::vector<Tensor> weights_of(const Curvature& curvature) {
+  std::vector<Tensor> out;
+  for (const auto* block : curvature.blocks())
+    out.push_back(block->value().detach().to(torch::kFloat64));
+  return out;
+}
+
+/// log q as a function of the hyper-parameters, up to terms without them, with gradients right at
+/// the present point: d log|P|/d log delta_i = 1 - gamma_i is put in as a constant.
+Tensor objective(const Prior& prior, const Tensor& theta, const LogDet& log_det) {
+  const auto precision = prior.precision(theta);
+  const auto log_precision = precision.log();
+  const auto n = static_cast<double>(theta.numel());
+  if (precision.numel() == 1)
+    return prior.log_density(theta) - 0.5 * (n - log_det.effective) * log_precision.sum();
+  return prior.log_density(theta) - 0.5 * ((1 - log_det.entries) * log_precision).sum();
+}
+
+/// log|P| of a block with one precision, for a log det at that precision only.
+LogDet block_log_det(const Curvature& curvature, size_t m, const Precisions& precisions,
+                     const std::vector<LogDet>* all) {
+  if (all) return (*all)[m];
+  const auto& kron = static_cast<const KronCurvature&>(curvature);
+  const auto sums = spectral_sums(kron.factors()[m], kron.scale(), precisions[m].item<double>(),
+                                  /*with_log=*/false);
+  LogDet out;
+  out.effective = sums.effective;
+  out.slope = sums.slope;
+  return out;
+}
+
+struct Derivatives {
+  Tensor first, second;  // of log q in the leaf, its shape
+};
+
+/// First and second derivative of log q in one leaf (the second along each entry).
+Derivatives derivatives(const Leaf& leaf, const Priors& priors, const Curvature& curvature,
+                        const std::vector<Tensor>& theta, const Precisions& precisions,
+                        const std::vector<LogDet>* all) {
+  torch::AutoGradMode enabled(true);
+  auto total = torch::zeros({}, torch::kFloat64);
+  auto closed = torch::zeros_like(leaf.tensor);
+  for (const auto m : leaf.blocks) {
+    const auto log_det = block_log_det(curvature, m, precisions, all);
+    total = total + objective(priors[m], theta[m], log_det);
+    // -1/2 d2 log|P| through gamma: -1/2 slope (d log delta / d leaf)^2.
+    const auto log_precision = priors[m].precision(theta[m]).log();
+    const auto jacobian =
+        torch::autograd::grad({log_precision.sum()}, {leaf.tensor}, {}, true, false, true)[0];
+    if (!jacobian.defined()) continue;
+    const auto slope = log_precision.numel() == 1 ? torch::tensor(log_det.slope, torch::kFloat64)
+                                                  : log_det.entry_slopes;
+    closed = closed - 0.5 * slope * jacobian.detach().square();
+  }
+  Derivatives d;
+  const auto first = torch::autograd::grad({total}, {leaf.tensor}, {}, true, true, true)[0];
+  d.first = first.defined() ? first.detach() : torch::zeros_like(leaf.tensor);
+  d.second = closed.detach();
+  if (first.defined() && first.requires_grad()) {
+    const auto second =
+        torch::autograd::grad({first.sum()}, {leaf.tensor}, {}, false, false, true)[0];
+    if (second.defined()) d.second = d.second + second.detach();
+  }
+  return d;
+}
+
+}  // namespace
+
+int64_t fit_priors_newton(const Priors& priors, const Curvature& curvature,
+                          const NewtonOptions& options) {
+  const auto theta = weights_of(curvature);
+  auto leaves = leaves_of(priors);
+  const bool separable = dynamic_cast<const KronCurvature*>(&curvature) != nullptr;
+  std::vector<Tensor> start;
+  for (const auto& leaf : leaves) start.push_back(leaf.tensor.detach().clone());
+  std::vector<bool> done(leaves.size(), false);
+  int64_t iteration = 0;
+  for (; iteration < options.max_iterations; ++iteration) {
+    const auto precisions = precisions_of(priors, curvature);
+    std::vector<LogDet> all;
+    if (!separable) all = curvature.log_det(precisions);
+    bool moving = false;
+    for (size_t l = 0; l < leaves.size(); ++l) {
+      if (done[l]) continue;
+      const auto d = derivatives(leaves[l], priors, curvature, theta, precisions,
+                                 separable ? nullptr : &all);
+      expect_finite(d.first, "gradient of the evidence in a prior's hyper-parameter");
+      // Where the objective is not concave, a step of one in the direction of ascent.
+      const auto newton = torch::where(d.second < 0, -d.first / d.second.clamp_max(-1e-300),
+                                       d.first.sign());
+      torch::NoGradGuard no_grad;
+      const auto old = leaves[l].tensor.detach().clone();
+      leaves[l].tensor.copy_((old + newton.clamp(-1, 1)).clamp(kLowestLogPrecision, kHighestLogPrecision));
+      int64_t entries = 0;
+      for (const auto m : leaves[l].blocks) entries += theta[m].numel();
+      const auto tolerance = 1e-10 * std::max<double>(
+          1.0, static_cast<double>(entries) / static_cast<double>(leaves[l].tensor.numel()));
+      const bool flat = (d.first.abs() < tolerance).all().item<bool>();
+      const bool still = (leaves[l].tensor - old).abs().max().item<double>() < 1e-14;
+      // A shared or coupled leaf may have to move again when the others have.
+      done[l] = separable && (flat || still);
+      moving = moving || !(flat || still);
+    }
+    if (!moving) break;
+  }
+  torch::NoGradGuard no_grad;
+  for (size_t l = 0; l < leaves.size(); ++l) {
+    auto change = (leaves[l].tensor - start[l]).clamp(-options.trust_region, options.trust_region);
+    if (options.only_raise) change = change.clamp_min(0);
+    leaves[l].tensor.copy_(start[l] + change);
+  }
+  return iteration;
+}
+
+void AdamPriorFit::step(const Priors& priors, const Curvature& curvature, int64_t steps) {
+  constexpr double kBeta1 = 0.9, kBeta2 = 0.999, kEpsilon = 1e-8;
+  const auto theta = weights_of(curvature);
+  auto leaves = leaves_of(priors);
+  if (first_.empty()) {
+    for (const auto& leaf : leaves) {
+      first_.push_back(torch::zeros_like(leaf.tensor.detach()));
+      second_.push_back(torch::zeros_like(leaf.tensor.detach()));
+    }
+  }
+  const auto n = static_cast<double>(curvature.samples());
+  for (int64_t i = 0; i < steps; ++i) {
+    const auto log_dets = curvature.log_det(precisions_of(priors, curvature));
+    auto total = torch::zeros({}, torch::kFloat64);
+    for (size_t m = 0; m < priors.size(); ++m)
+      total = total + objective(priors[m], theta[m], log_dets[m]);
+    std::vector<Tensor> inputs;
+    for (const auto& leaf : leaves) inputs.push_back(leaf.tensor);
+    const auto gradients = torch::autograd::grad({-total / n}, inputs);
+    torch::NoGradGuard no_grad;
+    ++count_;
+    for (size_t l = 0; l < leaves.size(); ++l) {
+      first_[l] = kBeta1 * first_[l] + (1 - kBeta1) * gradients[l];
+      second_[l] = kBeta2 * second_[l] + (1 - kBeta2) * gradients[l].square();
+      const auto m = first_[l] / (1 - std::pow(kBeta1, count_));
+      const auto v = second_[l] / (1 - std::pow(kBeta2, count_));
+      leaves[l].tensor.copy_((leaves[l].tensor - learning_rate_ * m / (v.sqrt() + kEpsilon))
+                                 .clamp(kLowestLogPrecision, kHighestLogPrecision));
+    }
+  }
+}
+
+std::vector<Tensor> AdamPriorFit::state() const {
+  std::vector<Tensor> state = {torch::tensor(count_)};
+  state.insert(state.end(), first_.begin(), first_.end());
+  state.insert(state.end(), second_.begin(), second_.end());
+  return state;
+}
+
+void AdamPriorFit::set_state(const std::vector<Tensor>& state) {
+  count_ = state.at(0).item<int64_t>();
+  const auto half = static_cast<int64_t>(state.size() - 1) / 2;
+  first_.assign(state.begin() + 1, state.begin() + 1 + half);
+  second_.assign(state.begin() + 1 + half, state.end());
+}
+
+double noise_gradient(double residual_squares, int64_t samples, int64_t outputs, double noise,
+                      double effective_dimension, double temperature) {
+  return static_cast<double>(samples * outputs) -
+         residual_squares / (noise * noise * temperature) - effective_dimension;
+}
+
+double fit_noise(Gaussian& likelihood, const Priors& priors, const Fit& fit, int64_t outputs,
+                 double temperature, bool fit_priors) {
+  auto& curvature = *fit.curvature;
+  const auto count = static_cast<double>(curvature.samples() * outputs);
+  const double start = likelihood.noise();
+  // log-likelihood = -S/(2 sigma^2) + normaliser at the noise of the fit
+  const double squares = -2 * start * start * (fit.log_likelihood - fit.normaliser);
+  for (int i = 0; i < 200; ++i) {
+    curvature.set_scale(likelihood.curvature_scale() / temperature);
+    if (fit_priors) fit_priors_newton(priors, curvature);
+    double effective = 0;
+    for (const auto& block : curvature.log_det(precisions_of(priors, curvature)))
+      effective += block.effective;
+    const double free = count - effective;
+    if (!(free > 0))
+      throw NumericalError(fmt::format(
+          "noise: {} effective parameters leave no degree of freedom of {} observations", effective,
+          count));
+    const double next = std::sqrt(squares / (temperature * free));
+    const bool still = std::abs(std::log(next / likelihood.noise())) < 1e-12;
+    likelihood.set_noise(next);
+    if (still) break;
+  }
+  curvature.set_scale(likelihood.curvature_scale() / temperature);
+  return likelihood.noise();
+}
+
+}  // namespace evariste

@@ -1,0 +1,58 @@
+// Choosing the priors' hyper-parameters by the evidence, on fixed spectra.
+//
+// For one precision per block everything is separable and strictly convex in rho = log delta:
+//   d(-log q)/d rho = 1/2 (delta |theta|^2 - gamma),  optimum delta = gamma/|theta|^2  (MacKay 1992).
+// Any other prior is differentiated by autograd through log_density and precision; the dependence of
+// log|P| on the precision is closed form, so no spectrum is differentiated.
+#pragma once
+
+#include "laplace/evidence.h"
+
+namespace evariste {
+
+constexpr double kLowestLogPrecision = -10, kHighestLogPrecision = 20;
+
+struct NewtonOptions {
+  /// Largest change of a hyper-parameter in one call; infinite runs to the fixed point. A bound
+  /// keeps a pathway from being pruned before the weights have had time to answer.
+  double trust_region = std::numeric_limits<double>::infinity();
+  /// Hyper-parameters may rise but not fall (used while the network is far from a mode).
+  bool only_raise = false;
+  int64_t max_iterations = 100;
+};
+
+/// Safeguarded Newton steps, each at most 1, until |d log q / d rho| < 1e-10 max(1, P); then the
+/// trust region and the clamp to [-10, 20]. Priors shared by several blocks are fitted jointly.
+/// Returns the number of iterations of the slowest hyper-parameter.
+int64_t fit_priors_newton(const Priors& priors, const Curvature& curvature,
+                          const NewtonOptions& options = {});
+
+/// Adam on all hyper-parameters jointly, loss -log q/N; moments persist over calls (Immer et al.
+/// 2021). The reference's way, for parity.
+class AdamPriorFit {
+ public:
+  explicit AdamPriorFit(double learning_rate = 0.1) : learning_rate_(learning_rate) {}
+  void step(const Priors& priors, const Curvature& curvature, int64_t steps = 20);
+
+  /// First and second moments per hyper-parameter and the step count, to resume from.
+  std::vector<Tensor> state() const;
+  void set_state(const std::vector<Tensor>& state);
+
+ private:
+  double learning_rate_;
+  int64_t count_ = 0;
+  std::vector<Tensor> first_, second_;
+};
+
+/// d(-log q)/d(log sigma) = N C - S/(sigma^2 tau) - gamma, for Gaussian noise; residual_squares
+/// S = sum |y - f|^2.
+double noise_gradient(double residual_squares, int64_t samples, int64_t outputs, double noise,
+                      double effective_dimension, double temperature = 1.0);
+
+/// Fixed point of noise and priors together: sigma^2 <- S/(N C - gamma), priors by Newton, until both
+/// stand still. Returns sigma; the likelihood keeps it. To be called online: a noise fitted after
+/// the weights is far too large.
+double fit_noise(Gaussian& likelihood, const Priors& priors, const Fit& fit, int64_t outputs,
+                 double temperature, bool fit_priors);
+
+}  // namespace evariste

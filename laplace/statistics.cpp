@@ -1,0 +1,126 @@
+#include "laplace/statistics.h"
+
+#include <algorithm>
+
+namespace evariste {
+namespace {
+
+constexpr int64_t kTileEntries = 1 << 23;  // per-sample gradients held at once: 32 MB of float32
+
+struct Positions {
+  Tensor phi;  // [Q, n, T, J]
+  Tensor g;    // [Q, R, n, T, O]
+  int64_t groups, folds, samples, positions, inputs, outputs;
+};
+
+Positions positions_of(const Block& block, const Tensor& x, const Tensor& g) {
+  Positions p;
+  p.folds = g.size(0), p.samples = g.size(1);
+  const auto flat = block.to_positions(g.flatten(0, 1));  // [Q, R n, T, O]
+  p.groups = flat.size(0), p.positions = flat.size(2), p.outputs = flat.size(3);
+  p.g = flat.reshape({p.groups, p.folds, p.samples, p.positions, p.outputs});
+  p.phi = block.phi(x);
+  p.inputs = p.phi.size(3);
+  if (block.is_constant() && p.positions > 1) {  // phi = 1 everywhere: sum the positions once
+    p.g = p.g.sum(3, true);
+    p.positions = 1;
+  }
+  return p;
+}
+
+/// Per-sample gradients of samples [begin, begin + count): [Q, R, count, O, J].
+Tensor tile_gradients(const Positions& p, int64_t begin, int64_t count) {
+  const auto g = p.g.narrow(2, begin, count);                     // [Q, R, c, T, O]
+  const auto phi = p.phi.narrow(1, begin, count).unsqueeze(1);    // [Q, 1, c, T, J]
+  if (p.positions == 1) return g.transpose(3, 4) * phi;
+  return g.transpose(3, 4).matmul(phi);
+}
+
+template <class Visit>
+void for_each_tile(const Positions& p, const Visit& visit) {
+  const auto entries = p.groups * p.folds * p.outputs * p.inputs;
+  const auto count = std::clamp<int64_t>(kTileEntries / std::max<int64_t>(entries, 1), 1, p.samples);
+  for (int64_t begin = 0; begin < p.samples; begin += count)
+    visit(begin, std::min(count, p.samples - begin));
+}
+
+}  // namespace
+
+Tensor input_factor(const Block& block, const Tensor& x, Sharing sharing) {
+  if (sharing == Sharing::kExpand) return block.input_gram(x);
+  const auto mean = block.phi(x).mean(2);  // [Q, n, J]
+  return mean.transpose(1, 2).matmul(mean).to(torch::kFloat64);
+}
+
+Tensor output_factor(const Block& block, const Tensor& g, Sharing sharing) {
+  const auto positions = block.to_positions(g.flatten(0, 1));  // [Q, R n, T, O]
+  // A bias has phi = 1 at each of T positions: T sum phi phi^T / T leaves the plain sum.
+  const auto t = block.is_constant() ? 1.0 : static_cast<double>(positions.size(2));
+  if (sharing == Sharing::kReduce) {
+    const auto sums = positions.sum(2);
+    return sums.transpose(1, 2).matmul(sums).to(torch::kFloat64);
+  }
+  const auto rows = positions.flatten(1, 2);
+  return rows.transpose(1, 2).matmul(rows).to(torch::kFloat64) / t;
+}
+
+Tensor sample_gradients(const Block& block, const Tensor& x, const Tensor& g) {
+  const auto p = positions_of(block, x, g);
+  return tile_gradients(p, 0, p.samples);
+}
+
+Tensor squared_gradients(const Block& block, const Tensor& x, const Tensor& g) {
+  const auto p = positions_of(block, x, g);
+  if (p.positions == 1) {
+    const auto squares = p.g.squeeze(3).square().sum(1);        // [Q, n, O]
+    return squares.transpose(1, 2).matmul(p.phi.squeeze(2).square()).to(torch::kFloat64);
+  }
+  auto sum = torch::zeros({p.groups, p.outputs, p.inputs}, torch::kFloat64);
+  for_each_tile(p, [&](int64_t begin, int64_t count) {
+    sum += tile_gradients(p, begin, count).square_().sum({1, 2}).to(torch::kFloat64);
+  });
+  return sum;
+}
+
+double gradient_trace(const Block& block, const Tensor& x, const Tensor& g) {
+  const auto p = positions_of(block, x, g);
+  if (p.positions == 1) {
+    const auto squares = p.g.squeeze(3).square().sum({1, 3});  // [Q, n]
+    return (squares * p.phi.squeeze(2).square().sum(2)).sum(torch::kFloat64).item<double>();
+  }
+  const auto t = p.positions;
+  const auto gram_cost = t * t * (p.inputs + p.folds * p.outputs + p.folds);
+  if (gram_cost < p.folds * t * p.inputs * p.outputs) {
+    const auto inputs = p.phi.matmul(p.phi.transpose(2, 3)).unsqueeze(1);  // [Q, 1, n, T, T]
+    return (inputs * p.g.matmul(p.g.transpose(3, 4))).sum(torch::kFloat64).item<double>();
+  }
+  double trace = 0;
+  for_each_tile(p, [&](int64_t begin, int64_t count) {
+    const auto gradients = tile_gradients(p, begin, count).flatten();
+    trace += gradients.dot(gradients).item<double>();
+  });
+  return trace;
+}
+
+void add_output_covariance(const Block& block, const Tensor& x, const Tensor& g, const Tensor& s,
+                           const Tensor& basis_b, const Tensor& basis_a, Tensor& out) {
+  auto p = positions_of(block, x, g);
+  if (basis_b.defined()) p.g = p.g.matmul(basis_b.unsqueeze(1).unsqueeze(1));
+  if (basis_a.defined()) p.phi = p.phi.matmul(basis_a.unsqueeze(1));
+  if (p.positions == 1) {
+    // w_i = sum_j s_ij phi_j^2, then g_c diag(w) g_d: no per-sample gradient is formed.
+    const auto w = p.phi.squeeze(2).square().matmul(s.transpose(1, 2));  // [Q, n, O]
+    const auto columns = p.g.squeeze(3).transpose(1, 2);                 // [Q, n, C, O]
+    out += (columns * w.unsqueeze(2)).matmul(columns.transpose(2, 3)).sum(0);
+    return;
+  }
+  for_each_tile(p, [&](int64_t begin, int64_t count) {
+    const auto gradients = tile_gradients(p, begin, count);              // [Q, C, c, O, J]
+    const auto scaled = gradients * s.unsqueeze(1).unsqueeze(1);
+    const auto left = scaled.permute({2, 1, 0, 3, 4}).flatten(2);        // [c, C, Q O J]
+    const auto right = gradients.permute({2, 1, 0, 3, 4}).flatten(2);
+    out.narrow(0, begin, count) += left.matmul(right.transpose(1, 2));
+  });
+}
+
+}  // namespace evariste

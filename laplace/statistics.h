@@ -1,0 +1,37 @@
+// Sums over a chunk of samples that every curvature structure is made of.
+//
+// Per-sample gradient of column r:  G[r, n, q, o, j] = sum_t g[r, n, q, t, o] phi[n, q, t, j].
+#pragma once
+
+#include "laplace/block.h"
+
+namespace evariste {
+
+enum class Sharing {
+  kExpand,  ///< positions are independent samples: (1/T) sum_t g g^T, sum_t phi phi^T
+  kReduce,  ///< positions are summed first: (sum_t g)(sum_t g)^T, mean_t phi
+};
+
+/// Kronecker input factor, [Q, J, J] float64: sum_{n,t} phi phi^T, or sum_n mean_t mean_t^T.
+Tensor input_factor(const Block& block, const Tensor& x, Sharing sharing);
+
+/// Kronecker output factor, [Q, O, O] float64, of g [R, n, ...]: (1/T) sum g g^T, or of sums over t.
+Tensor output_factor(const Block& block, const Tensor& g, Sharing sharing);
+
+/// Per-sample gradients [Q, R, n, O, J]: memory R n P, so for tiles and for `full` only.
+Tensor sample_gradients(const Block& block, const Tensor& x, const Tensor& g);
+
+/// sum_{r,n} G o G, [Q, O, J] float64: the diagonal of the block. One GEMM of squares where T = 1.
+Tensor squared_gradients(const Block& block, const Tensor& x, const Tensor& g);
+
+/// sum_{r,n} |G|^2_F: the exact trace of the block. Where T = 1 a product of norms; else by
+/// per-sample gradients or by the Gram form sum_{t,t'} (phi_t . phi_t')(g_t . g_t'), the cheaper.
+double gradient_trace(const Block& block, const Tensor& x, const Tensor& g);
+
+/// J Sigma J^T summed over the entries of a block whose covariance is diagonal in the bases
+/// (U_B, U_A):  out[n, c, d] += sum_{q,i,j} s[q,i,j] (U_B^T G_c U_A)_ij (U_B^T G_d U_A)_ij,
+/// for g [C, n, ...]; undefined bases stand for the identity. s [Q, O, J], U_B [Q, O, O], U_A [Q, J, J].
+void add_output_covariance(const Block& block, const Tensor& x, const Tensor& g, const Tensor& s,
+                           const Tensor& basis_b, const Tensor& basis_a, Tensor& out);
+
+}  // namespace evariste

@@ -1,0 +1,105 @@
+#include "laplace/symmetric_factor.h"
+
+#include <cmath>
+
+#include "core/error.h"
+
+namespace evariste {
+namespace {
+
+struct Eigenpairs {
+  Tensor values, vectors;
+};
+
+Eigenpairs solve(const Tensor& matrix, bool vectors) {
+  Eigenpairs pairs;
+  try {
+    if (vectors) {
+      std::tie(pairs.values, pairs.vectors) = at::linalg_eigh(matrix, "L");
+    } else {
+      pairs.values = at::linalg_eigvalsh(matrix, "L");
+    }
+  } catch (const c10::Error&) {  // LAPACK did not converge
+    return {};
+  }
+  if (!at::isfinite(pairs.values).all().item<bool>()) return {};
+  return pairs;
+}
+
+/// Ascending eigenvalues, rounding below zero removed.
+Eigenpairs positive_eigenpairs(const Tensor& matrix, bool vectors, torch::ScalarType arithmetic,
+                               std::string_view what) {
+  if (!at::isfinite(matrix).all().item<bool>())
+    throw NumericalError(fmt::format("{}: the curvature factor has NaN or infinite entries", what));
+  const auto symmetric = 0.5 * (matrix + matrix.transpose(1, 2));
+  auto pairs = solve(symmetric.to(arithmetic), vectors);
+  if (!pairs.values.defined()) {
+    arithmetic = torch::kFloat64;
+    pairs = solve(symmetric, vectors);
+  }
+  if (!pairs.values.defined())
+    throw NumericalError(fmt::format("{}: the eigenvalues of the factor did not converge", what));
+  const double eps = arithmetic == torch::kFloat64 ? 2.2e-16 : 1.2e-7;
+  const auto largest = pairs.values.abs().amax().item<double>();
+  const auto smallest = pairs.values.min().item<double>();
+  if (smallest < -10 * eps * static_cast<double>(matrix.size(1)) * largest)
+    throw NumericalError(fmt::format("{}: the factor is indefinite, eigenvalues {:.3g} ... {:.3g}",
+                                     what, smallest, largest));
+  pairs.values = pairs.values.clamp_min(0).to(torch::kFloat64).contiguous();
+  return pairs;
+}
+
+}  // namespace
+
+Tensor SymmetricFactor::traces() const {
+  if (matrix.defined()) return matrix.diagonal(0, 1, 2).sum(1);
+  return rows.square().sum({1, 2});
+}
+
+Tensor SymmetricFactor::dense() const {
+  return matrix.defined() ? matrix : rows.transpose(1, 2).matmul(rows);
+}
+
+void SymmetricFactor::decompose(bool vectors, torch::ScalarType arithmetic, std::string_view what) {
+  if (values.defined() && (!vectors || basis.defined())) return;
+  if (matrix.defined()) {
+    auto pairs = positive_eigenpairs(matrix, vectors, arithmetic, what);
+    values = pairs.values;
+    basis = pairs.vectors;
+    return;
+  }
+  auto pairs = positive_eigenpairs(rows.matmul(rows.transpose(1, 2)), vectors, arithmetic, what);
+  values = pairs.values;
+  if (!vectors) return;
+  // Columns of rows^T U / sqrt(value). Directions of (numerically) no value have no column of
+  // length one: they are set to zero, and so is their eigenvalue.
+  const double eps = arithmetic == torch::kFloat64 ? 2.2e-16 : 1.2e-7;
+  const auto floor = values.amax(1, true) * (eps * static_cast<double>(values.size(1)) * 10);
+  const auto keep = values > floor;
+  values = torch::where(keep, values, torch::zeros_like(values));
+  const auto inverse_root = torch::where(keep, values.clamp_min(1e-300).rsqrt(), torch::zeros_like(values));
+  const auto columns = rows.transpose(1, 2).matmul(pairs.vectors.to(torch::kFloat64));
+  basis = (columns * inverse_root.unsqueeze(1)).to(pairs.vectors.scalar_type());
+}
+
+void FactorSum::add_rows(const Tensor& rows) { rows_.push_back(rows.to(torch::kFloat64)); }
+
+void FactorSum::add_gram(const Tensor& gram) {
+  if (gram_.defined()) {
+    gram_ += gram;
+  } else {
+    gram_ = gram.to(torch::kFloat64).clone();
+  }
+}
+
+SymmetricFactor FactorSum::finish(double scale) const {
+  SymmetricFactor factor;
+  if (gram_.defined()) {
+    factor.matrix = scale * gram_;
+  } else {
+    factor.rows = std::sqrt(scale) * torch::cat(rows_, 1);
+  }
+  return factor;
+}
+
+}  // namespace evariste

@@ -1,0 +1,51 @@
+// One side of a Kronecker product: a positive semi-definite matrix and its spectrum.
+#pragma once
+
+#include <string_view>
+
+#include "laplace/shape.h"
+
+namespace evariste {
+
+/// S = matrix [Q, D, D], or S = rows^T rows with rows [Q, r, D], r < D (then the r x r Gram matrix
+/// is decomposed instead, and the D - r zero eigenvalues are left out). float64.
+struct SymmetricFactor {
+  Tensor matrix;
+  Tensor rows;
+  Tensor values;  ///< eigenvalues >= 0 ascending, [Q, k], k = D or r; undefined before decompose
+  Tensor basis;   ///< eigenvectors in columns [Q, D, k]; undefined unless asked for
+
+  int64_t groups() const { return matrix.defined() ? matrix.size(0) : rows.size(0); }
+  int64_t dimension() const { return matrix.defined() ? matrix.size(1) : rows.size(2); }
+  /// True where the basis spans the whole space.
+  bool is_complete() const { return basis.size(2) == dimension(); }
+  /// Traces of the groups [Q].
+  Tensor traces() const;
+  /// S as [Q, D, D].
+  Tensor dense() const;
+
+  /// Fills values, and basis if `vectors`, in the given arithmetic. A factor with NaN or clearly
+  /// negative eigenvalues is a NumericalError naming `what`; float32 that fails to converge is tried
+  /// again in float64.
+  void decompose(bool vectors, torch::ScalarType arithmetic, std::string_view what);
+};
+
+/// Sums S over chunks, keeping rows as long as there are fewer of them than dimensions.
+class FactorSum {
+ public:
+  /// `expected_rows`: how many rows per group all chunks will bring.
+  explicit FactorSum(int64_t expected_rows = 0) : expected_rows_(expected_rows) {}
+
+  bool wants_rows(int64_t dimension) const { return expected_rows_ < dimension; }
+  void add_rows(const Tensor& rows);  ///< [Q, r, D]
+  void add_gram(const Tensor& gram);  ///< [Q, D, D]
+  /// scale * S.
+  SymmetricFactor finish(double scale) const;
+
+ private:
+  int64_t expected_rows_;
+  std::vector<Tensor> rows_;
+  Tensor gram_;
+};
+
+}  // namespace evariste

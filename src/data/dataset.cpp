@@ -1,0 +1,62 @@
+#include "data/dataset.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+
+#include "core/error.h"
+#include "core/nearest.h"
+#include "data/checksums.h"
+#include "data/cifar.h"
+#include "data/idx.h"
+
+namespace evariste {
+namespace {
+
+const DatasetEntry& find_entry(std::string_view name) {
+  std::vector<std::string> known;
+  for (const auto& entry : builtin_datasets()) {
+    if (entry.name == name) return entry;
+    known.push_back(entry.name);
+  }
+  throw UsageError(unknown_name("data set", name, known));
+}
+
+}  // namespace
+
+const std::vector<DatasetEntry>& builtin_datasets() {
+  static const std::vector<DatasetEntry> list = {
+      {"mnist", read_idx_split, 10, kMnistNormalisation, mnist_checksums()},
+      {"fashion-mnist", read_idx_split, 10, kMnistNormalisation, fashion_mnist_checksums()},
+      {"cifar10", read_cifar_split, 10, kCifarNormalisation, cifar10_checksums()},
+      {"mini/mnist-1k", read_idx_split, 10, kMnistNormalisation},
+      {"mini/fashion-1k", read_idx_split, 10, kMnistNormalisation},
+      {"mini/cifar10-1k", read_cifar_split, 10, kCifarNormalisation},
+      // A new data set of a known format is one line here.
+  };
+  return list;
+}
+
+torch::Tensor sample_index(const Dataset& dataset) {
+  return dataset.index.defined() ? dataset.index : torch::arange(dataset.size(), torch::kInt64);
+}
+
+Dataset load_dataset(std::string_view name, const std::filesystem::path& root, Split split) {
+  const auto& entry = find_entry(name);
+  SourceFolder folder(root / entry.name, entry.name, entry.sha256);
+  auto [x, y] = entry.read(folder, split);
+  if (const auto largest = y.max().item<int64_t>(); largest >= entry.classes) {
+    throw IoError(fmt::format("{}: label {}, expected 0 to {}", (root / entry.name).string(),
+                              largest, entry.classes - 1));
+  }
+  return {entry.name,
+          x,
+          y,
+          entry.classes,
+          folder.sha256(),
+          split,
+          entry.normalisation,
+          torch::arange(x.size(0), torch::kInt64)};
+}
+
+}  // namespace evariste

@@ -1,0 +1,99 @@
+#include "nn/combine.h"
+
+namespace evariste {
+
+void Sequential::append(std::shared_ptr<Layer> layer) {
+  register_module(std::to_string(layers_.size()), layer);
+  layers_.push_back(std::move(layer));
+}
+
+Tensor Sequential::forward(const Tensor& x, Tape* tape) const {
+  if (tape) tape->children.resize(layers_.size());
+  auto y = x;
+  for (size_t i = 0; i < layers_.size(); ++i)
+    y = layers_[i]->forward(y, tape ? &tape->children[i] : nullptr);
+  return y;
+}
+
+Tensor Sequential::backward(const Tensor& g, const Tape& tape, const Sink& sink,
+                            bool needs_input) const {
+  // Below the first layer with a block nobody needs a cotangent.
+  size_t first = 0;
+  while (!needs_input && first < layers_.size() && layers_[first]->parameters().empty()) ++first;
+  auto cotangent = g;
+  for (size_t i = layers_.size(); i-- > first;)
+    cotangent = layers_[i]->backward(cotangent, tape.children[i], sink, needs_input || i > first);
+  return needs_input ? cotangent : Tensor();
+}
+
+Tensor Sequential::jvp(const Tensor& dx, const Tape& tape, const Direction& direction) const {
+  auto dy = dx;
+  for (size_t i = 0; i < layers_.size(); ++i)
+    dy = layers_[i]->jvp(dy, tape.children[i], direction);
+  return dy;
+}
+
+void Sequential::visit_blocks(const std::function<void(Block&)>& visit) {
+  for (const auto& layer : layers_) layer->visit_blocks(visit);
+}
+
+Tensor Residual::forward(const Tensor& x, Tape* tape) const {
+  return x + Sequential::forward(x, tape);
+}
+
+Tensor Residual::backward(const Tensor& g, const Tape& tape, const Sink& sink,
+                          bool needs_input) const {
+  const auto dx = Sequential::backward(g, tape, sink, needs_input);
+  return needs_input ? g + dx : dx;
+}
+
+Tensor Residual::jvp(const Tensor& dx, const Tape& tape, const Direction& direction) const {
+  const auto dy = Sequential::jvp(dx, tape, direction);
+  if (!dx.defined()) return dy;
+  return dy.defined() ? dx + dy : dx;
+}
+
+void Sum::append(std::shared_ptr<Layer> path) {
+  register_module(std::to_string(paths_.size()), path);
+  paths_.push_back(std::move(path));
+}
+
+double Sum::scale() const {
+  return scale_ != 0 ? scale_ : 1.0 / static_cast<double>(paths_.size());
+}
+
+Tensor Sum::forward(const Tensor& x, Tape* tape) const {
+  if (tape) tape->children.resize(paths_.size());
+  Tensor y;
+  for (size_t k = 0; k < paths_.size(); ++k) {
+    const auto out = paths_[k]->forward(x, tape ? &tape->children[k] : nullptr);
+    if (tape) tape->children[k].output = out;
+    y = y.defined() ? y + out : out;
+  }
+  return y * scale();
+}
+
+Tensor Sum::backward(const Tensor& g, const Tape& tape, const Sink& sink, bool needs_input) const {
+  const auto scaled = g * scale();
+  Tensor dx;
+  for (size_t k = 0; k < paths_.size(); ++k) {
+    const auto part = paths_[k]->backward(scaled, tape.children[k], sink, needs_input);
+    if (needs_input) dx = dx.defined() ? dx + part : part;
+  }
+  return dx;
+}
+
+Tensor Sum::jvp(const Tensor& dx, const Tape& tape, const Direction& direction) const {
+  Tensor dy;
+  for (size_t k = 0; k < paths_.size(); ++k) {
+    const auto part = paths_[k]->jvp(dx, tape.children[k], direction);
+    if (part.defined()) dy = dy.defined() ? dy + part : part;
+  }
+  return dy.defined() ? dy * scale() : dy;
+}
+
+void Sum::visit_blocks(const std::function<void(Block&)>& visit) {
+  for (const auto& path : paths_) path->visit_blocks(visit);
+}
+
+}  // namespace evariste

@@ -1,0 +1,151 @@
+#include "nn/convolution.h"
+
+namespace evariste {
+
+std::array<int64_t, 2> ConvGeometry::output_size(int64_t height, int64_t width) const {
+  const auto one = [&](size_t d, int64_t size) {
+    return (size + 2 * padding[d] - dilation[d] * (kernel[d] - 1) - 1) / stride[d] + 1;
+  };
+  return {one(0, height), one(1, width)};
+}
+
+ConvBlock::ConvBlock(Tensor weight, ConvGeometry geometry)
+    : Block(std::move(weight)), geometry_(geometry) {}
+
+Tensor ConvBlock::to_matrix(const Tensor& weight) const {
+  return weight.reshape({geometry_.groups, weight.size(0) / geometry_.groups, -1});
+}
+
+std::vector<int64_t> ConvBlock::kernel_shape() const {
+  // A 1-d weight [O, C, k] acts with height 1.
+  return {weight_.size(0), weight_.size(1), geometry_.kernel[0], geometry_.kernel[1]};
+}
+
+std::vector<int64_t> ConvBlock::inner_padding() const {
+  return geometry_.circular ? std::vector<int64_t>{0, 0}
+                            : std::vector<int64_t>(geometry_.padding.begin(), geometry_.padding.end());
+}
+
+Tensor ConvBlock::pad(const Tensor& x) const {
+  const auto [py, px] = geometry_.padding;
+  if (!geometry_.circular || (py == 0 && px == 0)) return x;
+  return at::pad(x, {px, px, py, py}, "circular");
+}
+
+Tensor ConvBlock::crop(const Tensor& g) const {
+  const auto [py, px] = geometry_.padding;
+  if (!geometry_.circular || (py == 0 && px == 0)) return g;
+  const auto h = g.size(2) - 2 * py, w = g.size(3) - 2 * px;
+  auto rows = g.narrow(2, py, h).clone();
+  if (py > 0) {  // a padded row is a copy: its cotangent goes where it came from
+    rows.narrow(2, h - py, py) += g.narrow(2, 0, py);
+    rows.narrow(2, 0, py) += g.narrow(2, h + py, py);
+  }
+  auto out = rows.narrow(3, px, w).clone();
+  if (px > 0) {
+    out.narrow(3, w - px, px) += rows.narrow(3, 0, px);
+    out.narrow(3, 0, px) += rows.narrow(3, w + px, px);
+  }
+  return out;
+}
+
+Tensor ConvBlock::phi(const Tensor& x) const {
+  const auto& k = geometry_.kernel;
+  const auto patches = at::im2col(pad(x), k, geometry_.dilation, inner_padding(), geometry_.stride);
+  // [n, C kh kw, T] -> [G, n, T, J]
+  return patches.view({x.size(0), geometry_.groups, -1, patches.size(2)}).permute({1, 0, 3, 2});
+}
+
+Tensor ConvBlock::to_positions(const Tensor& y) const {
+  return y.reshape({y.size(0), geometry_.groups, weight_.size(0) / geometry_.groups, -1})
+      .permute({1, 0, 3, 2});
+}
+
+Tensor ConvBlock::from_positions(const Tensor& y, const Tensor& x) const {
+  const auto [h, w] = geometry_.output_size(x.size(2), x.size(3));
+  return y.permute({1, 0, 3, 2}).reshape({y.size(1), weight_.size(0), h, w});
+}
+
+Tensor ConvBlock::apply(const Tensor& matrix, const Tensor& x) const {
+  return at::convolution(pad(x), matrix.reshape(kernel_shape()), {}, geometry_.stride,
+                         inner_padding(), geometry_.dilation, false, {0, 0}, geometry_.groups);
+}
+
+Tensor ConvBlock::backward_data(const Tensor& g, const Tensor& x) const {
+  auto shape = x.sizes().vec();
+  shape[0] = g.size(0);
+  const auto padding = geometry_.circular ? geometry_.padding : std::array<int64_t, 2>{0, 0};
+  shape[2] += 2 * padding[0];
+  shape[3] += 2 * padding[1];
+  // Only the input's shape matters here; the values are never read.
+  const auto like = torch::empty({1}, x.options()).expand(shape);
+  const auto gradients = at::convolution_backward(
+      g.contiguous(), like, weight_.reshape(kernel_shape()), c10::nullopt, geometry_.stride,
+      inner_padding(), geometry_.dilation, false, {0, 0}, geometry_.groups, {true, false, false});
+  return crop(std::get<0>(gradients));
+}
+
+Tensor ConvBlock::gradient(const Tensor& x, const Tensor& g) const {
+  const auto gradients = at::convolution_backward(
+      g.contiguous(), pad(x), weight_.reshape(kernel_shape()), c10::nullopt, geometry_.stride,
+      inner_padding(), geometry_.dilation, false, {0, 0}, geometry_.groups, {false, true, false});
+  return to_matrix(std::get<1>(gradients));
+}
+
+Conv2d::Conv2d(int64_t inputs, int64_t outputs, const ConvGeometry& geometry, bool bias) {
+  const auto fan_in = inputs / geometry.groups * geometry.kernel[0] * geometry.kernel[1];
+  const double bound = 1 / std::sqrt(static_cast<double>(fan_in));
+  const auto w = register_parameter(
+      "weight", torch::empty({outputs, inputs / geometry.groups, geometry.kernel[0],
+                              geometry.kernel[1]})
+                    .uniform_(-bound, bound));
+  std::unique_ptr<Block> b;
+  if (bias)
+    b = std::make_unique<BiasBlock>(
+        register_parameter("bias", torch::empty({outputs}).uniform_(-bound, bound)),
+        std::vector<int64_t>{1, outputs, 1, 1}, BiasBlock::Axis::kFirst);
+  set_blocks(std::make_unique<ConvBlock>(w, geometry), std::move(b));
+}
+
+/// The same map on [n, C, 1, L]; the parameters are registered by the outer layer.
+class Conv1d::Map : public LinearMap {
+ public:
+  Map(std::unique_ptr<Block> weight, std::unique_ptr<Block> bias) {
+    set_blocks(std::move(weight), std::move(bias));
+  }
+};
+
+Conv1d::Conv1d(int64_t inputs, int64_t outputs, const ConvGeometry& geometry, bool bias) {
+  const auto fan_in = inputs / geometry.groups * geometry.kernel[1];
+  const double bound = 1 / std::sqrt(static_cast<double>(fan_in));
+  const auto w = register_parameter(
+      "weight",
+      torch::empty({outputs, inputs / geometry.groups, geometry.kernel[1]}).uniform_(-bound, bound));
+  std::unique_ptr<Block> b;
+  if (bias)
+    b = std::make_unique<BiasBlock>(
+        register_parameter("bias", torch::empty({outputs}).uniform_(-bound, bound)),
+        std::vector<int64_t>{1, outputs, 1, 1}, BiasBlock::Axis::kFirst);
+  map_ = std::make_unique<Map>(std::make_unique<ConvBlock>(w, geometry), std::move(b));
+}
+
+Conv1d::~Conv1d() = default;
+
+Tensor Conv1d::forward(const Tensor& x, Tape* tape) const {
+  return map_->forward(x.unsqueeze(2), tape).squeeze(2);
+}
+
+Tensor Conv1d::backward(const Tensor& g, const Tape& tape, const Sink& sink,
+                        bool needs_input) const {
+  const auto dx = map_->backward(g.unsqueeze(3), tape, sink, needs_input);
+  return needs_input ? dx.squeeze(3) : dx;
+}
+
+Tensor Conv1d::jvp(const Tensor& dx, const Tape& tape, const Direction& direction) const {
+  const auto dy = map_->jvp(dx.defined() ? dx.unsqueeze(2) : dx, tape, direction);
+  return dy.defined() ? dy.squeeze(2) : dy;
+}
+
+void Conv1d::visit_blocks(const std::function<void(Block&)>& visit) { map_->visit_blocks(visit); }
+
+}  // namespace evariste

@@ -1,0 +1,65 @@
+// Convolutions in one and two dimensions: phi(x) = patches, positions = output pixels.
+#pragma once
+
+#include <array>
+
+#include "nn/linear_map.h"
+
+namespace evariste {
+
+/// Two-dimensional throughout; a 1-d convolution has height 1.
+struct ConvGeometry {
+  std::array<int64_t, 2> kernel{1, 1}, stride{1, 1}, padding{0, 0}, dilation{1, 1};
+  int64_t groups = 1;
+  bool circular = false;  ///< padding_mode "circular", else "zeros"
+
+  /// Output height and width for an input of this size.
+  std::array<int64_t, 2> output_size(int64_t height, int64_t width) const;
+};
+
+/// weight [O, C/groups, kh, kw]; phi [groups, n, T, C/groups kh kw], from the padded input, so that
+/// a circular convolution has circular patches.
+class ConvBlock : public Block {
+ public:
+  ConvBlock(Tensor weight, ConvGeometry geometry);
+
+  Tensor to_matrix(const Tensor& weight) const override;
+  Tensor phi(const Tensor& x) const override;
+  Tensor to_positions(const Tensor& y) const override;
+  Tensor from_positions(const Tensor& y, const Tensor& x) const override;
+  Tensor apply(const Tensor& matrix, const Tensor& x) const override;
+  Tensor backward_data(const Tensor& g, const Tensor& x) const override;
+  Tensor gradient(const Tensor& x, const Tensor& g) const override;
+
+ private:
+  Tensor pad(const Tensor& x) const;       // circular padding, or x
+  Tensor crop(const Tensor& g) const;      // its transpose
+  std::vector<int64_t> inner_padding() const;  // what the convolution still pads
+  std::vector<int64_t> kernel_shape() const;
+
+  ConvGeometry geometry_;
+};
+
+/// torch.nn.Conv2d with zeros or circular padding; x [n, C, H, W]. torch's default initialisation.
+class Conv2d : public LinearMap {
+ public:
+  Conv2d(int64_t inputs, int64_t outputs, const ConvGeometry& geometry, bool bias = true);
+};
+
+/// torch.nn.Conv1d; x [n, C, L], weight [O, C/groups, k].
+class Conv1d : public Layer {
+ public:
+  Conv1d(int64_t inputs, int64_t outputs, const ConvGeometry& geometry, bool bias = true);
+  ~Conv1d() override;
+  Tensor forward(const Tensor& x, Tape* tape) const override;
+  Tensor backward(const Tensor& g, const Tape& tape, const Sink& sink,
+                  bool needs_input) const override;
+  Tensor jvp(const Tensor& dx, const Tape& tape, const Direction& direction) const override;
+  void visit_blocks(const std::function<void(Block&)>& visit) override;
+
+ private:
+  class Map;
+  std::unique_ptr<Map> map_;
+};
+
+}  // namespace evariste

@@ -1,0 +1,59 @@
+// Networks from network files: the layers of torch.nn.Sequential in TOML.
+#pragma once
+
+#include <toml++/toml.h>
+
+#include <filesystem>
+#include <map>
+
+#include "core/stream.h"
+#include "nn/combine.h"
+
+namespace evariste {
+
+/// A sequence of layers for inputs of one shape.
+class Network : public Sequential {
+ public:
+  explicit Network(std::vector<int64_t> input) : input_(std::move(input)) {}
+  const std::vector<int64_t>& input() const { return input_; }  ///< one sample: {C, H, W} or {D}
+  int64_t outputs() const { return outputs_; }
+  void set_outputs(int64_t outputs) { outputs_ = outputs; }
+
+  /// x [n, ...input] -> [n, outputs]; another shape is a UsageError.
+  Tensor forward(const Tensor& x, Tape* tape = nullptr) const override;
+
+ private:
+  std::vector<int64_t> input_;
+  int64_t outputs_ = 0;
+};
+
+/// Builds the network of a table with keys `input` and `layer`. `file` names it in errors. Unknown
+/// keys, types and impossible shapes are UsageErrors with the layer's place, as "layer[3].of[1]".
+/// `outputs`, if given, stands for the value of `out = "classes"`.
+std::shared_ptr<Network> build_network(const toml::table& table, std::string_view file,
+                                       int64_t classes = 0);
+std::shared_ptr<Network> load_network(const std::filesystem::path& file);
+
+/// Names of the layer types, for messages and tests.
+std::vector<std::string> layer_types();
+
+/// Fresh weights from named streams (parameter by parameter, so that adding a layer changes no
+/// other). Pathways of a Sum: weights N(0, 2/fan_in) and zero biases if `he_pathways`; everything
+/// else as torch does.
+void initialise(Network& network, const Stream& stream, bool he_pathways);
+
+/// Precision at which the prior of a block equals its initialisation, 1/Var(init) = fan_in/2 for
+/// He-initialised weights; 1 for biases ("matched").
+double matched_precision(const Block& block);
+
+/// One tensor of a safetensors file; types other than F32, F64, F16, BF16, I64, U8 are UsageErrors.
+struct SafeTensor;
+Tensor to_tensor(const SafeTensor& tensor, std::string_view file);
+SafeTensor to_safe_tensor(const std::string& name, const Tensor& tensor);
+
+/// Weights as safetensors under the names of the state_dict. Missing, extra or misshapen tensors are
+/// UsageErrors; NaN is one too.
+void load_weights(Network& network, const std::filesystem::path& file);
+void save_weights(const Network& network, const std::filesystem::path& file);
+
+}  // namespace evariste

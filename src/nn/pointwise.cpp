@@ -1,0 +1,213 @@
+#include "nn/pointwise.h"
+
+#include <cmath>
+#include <numbers>
+
+#include "core/error.h"
+#include "core/nearest.h"
+
+namespace evariste {
+namespace {
+
+struct Function {
+  const char* name;
+  Tensor (*value)(const Tensor& x);
+  Tensor (*slope)(const Tensor& x, const Tensor& y);
+};
+
+const std::vector<Function>& functions() {
+  static const std::vector<Function> table = {
+      {"relu", [](const Tensor& x) { return x.relu(); },
+       [](const Tensor& x, const Tensor&) { return (x > 0).to(x.scalar_type()); }},
+      {"tanh", [](const Tensor& x) { return x.tanh(); },
+       [](const Tensor&, const Tensor& y) { return 1 - y.square(); }},
+      {"sigmoid", [](const Tensor& x) { return x.sigmoid(); },
+       [](const Tensor&, const Tensor& y) { return y * (1 - y); }},
+      {"gelu", [](const Tensor& x) { return at::gelu(x); },
+       [](const Tensor& x, const Tensor&) {
+         const auto density = (-0.5 * x.square()).exp() / std::sqrt(2 * std::numbers::pi);
+         return 0.5 * (1 + (x / std::numbers::sqrt2).erf()) + x * density;
+       }},
+      {"elu", [](const Tensor& x) { return at::elu(x); },
+       [](const Tensor& x, const Tensor& y) { return torch::where(x > 0, torch::ones_like(x), y + 1); }},
+      {"silu", [](const Tensor& x) { return at::silu(x); },
+       [](const Tensor& x, const Tensor&) {
+         const auto s = x.sigmoid();
+         return s * (1 + x * (1 - s));
+       }},
+      {"softplus", [](const Tensor& x) { return at::softplus(x); },
+       [](const Tensor& x, const Tensor&) { return x.sigmoid(); }},
+  };
+  return table;
+}
+
+
+}  // namespace
+
+std::vector<std::string> Activation::kinds() {
+  std::vector<std::string> names;
+  for (const auto& f : functions()) names.emplace_back(f.name);
+  return names;
+}
+
+Activation::Activation(std::string_view kind) : value_(nullptr), slope_(nullptr) {
+  for (const auto& f : functions()) {
+    if (kind != f.name) continue;
+    value_ = f.value;
+    slope_ = f.slope;
+  }
+  if (!value_) throw UsageError(unknown_name("activation", kind, kinds()));
+}
+
+Tensor Activation::forward(const Tensor& x, Tape* tape) const {
+  auto y = value_(x);
+  if (tape) {
+    tape->x = x;
+    tape->aux = slope_(x, y);
+  }
+  return y;
+}
+
+Tensor Activation::backward(const Tensor& g, const Tape& tape, const Sink&, bool) const {
+  return g * tape.aux;
+}
+
+Tensor Activation::jvp(const Tensor& dx, const Tape& tape, const Direction&) const {
+  return dx.defined() ? dx * tape.aux : dx;
+}
+
+Tensor Gather::backward(const Tensor& g, const Tape& tape, const Sink&, bool needs_input) const {
+  return needs_input ? unfold(transpose(fold(g), tape), g.size(0)) : Tensor();
+}
+
+MaxPool::MaxPool(std::array<int64_t, 2> kernel, std::array<int64_t, 2> stride,
+                 std::array<int64_t, 2> padding)
+    : kernel_(kernel), stride_(stride), padding_(padding) {}
+
+Tensor MaxPool::forward(const Tensor& x, Tape* tape) const {
+  auto [y, winner] = at::max_pool2d_with_indices(x, kernel_, stride_, padding_);
+  if (tape) {
+    tape->x = x;
+    tape->aux = winner.flatten(2);
+  }
+  return y;
+}
+
+Tensor MaxPool::jvp(const Tensor& dx, const Tape& tape, const Direction&) const {
+  if (!dx.defined()) return dx;
+  auto shape = forward(tape.x, nullptr).sizes().vec();
+  return dx.flatten(2).gather(2, tape.aux).view(shape);
+}
+
+Tensor MaxPool::transpose(const Tensor& g, const Tape& tape) const {
+  const auto folds = g.size(0) / tape.x.size(0);
+  auto shape = tape.x.sizes().vec();
+  shape[0] = g.size(0);
+  auto out = torch::zeros(shape, g.options()).flatten(2);
+  const auto index = tape.aux.unsqueeze(0).expand({folds, -1, -1, -1}).reshape({g.size(0), g.size(1), -1});
+  return out.scatter_add_(2, index, g.flatten(2)).view(shape);
+}
+
+AvgPool::AvgPool(std::array<int64_t, 2> kernel, std::array<int64_t, 2> stride,
+                 std::array<int64_t, 2> padding)
+    : kernel_(kernel), stride_(stride), padding_(padding) {}
+
+Tensor AvgPool::forward(const Tensor& x, Tape* tape) const {
+  if (tape) tape->x = x;
+  return at::avg_pool2d(x, kernel_, stride_, padding_);
+}
+
+Tensor AvgPool::jvp(const Tensor& dx, const Tape&, const Direction&) const {
+  return dx.defined() ? forward(dx, nullptr) : dx;
+}
+
+Tensor AvgPool::transpose(const Tensor& g, const Tape& tape) const {
+  auto shape = tape.x.sizes().vec();
+  shape[0] = g.size(0);
+  const auto like = torch::empty({1}, g.options()).expand(shape).contiguous();
+  return at::avg_pool2d_backward(g.contiguous(), like, kernel_, stride_, padding_, false, true,
+                                 c10::nullopt);
+}
+
+Tensor GlobalAvgPool::forward(const Tensor& x, Tape* tape) const {
+  if (tape) tape->x = x;
+  return x.flatten(2).mean(2);
+}
+
+Tensor GlobalAvgPool::jvp(const Tensor& dx, const Tape&, const Direction&) const {
+  return dx.defined() ? forward(dx, nullptr) : dx;
+}
+
+Tensor GlobalAvgPool::transpose(const Tensor& g, const Tape& tape) const {
+  auto shape = tape.x.sizes().vec();
+  shape[0] = g.size(0);
+  const auto positions = tape.x[0][0].numel();
+  return (g / static_cast<double>(positions)).unsqueeze(2).expand({-1, -1, positions}).reshape(shape);
+}
+
+Tensor Flatten::forward(const Tensor& x, Tape* tape) const {
+  if (tape) tape->x = x;
+  return x.flatten(1);
+}
+
+Tensor Flatten::jvp(const Tensor& dx, const Tape&, const Direction&) const {
+  return dx.defined() ? dx.flatten(1) : dx;
+}
+
+Tensor Flatten::transpose(const Tensor& g, const Tape& tape) const {
+  auto shape = tape.x.sizes().vec();
+  shape[0] = g.size(0);
+  return g.reshape(shape);
+}
+
+Polyphase::Polyphase(int64_t stride) : stride_(stride) {}
+
+Tensor Polyphase::phases(const Tensor& x) const {
+  const auto n = x.size(0), c = x.size(1), h = x.size(2) / stride_, w = x.size(3) / stride_;
+  // Phase index j s + i, so that the row offset i runs first: the order of ties.
+  return x.view({n, c, h, stride_, w, stride_})
+      .permute({0, 5, 3, 1, 2, 4})
+      .reshape({n, stride_ * stride_, c, h, w});
+}
+
+Tensor Polyphase::forward(const Tensor& x, Tape* tape) const {
+  const auto all = phases(x);
+  const auto chosen = all.flatten(2).amax(2).argmax(1);  // the first of equal maxima
+  if (tape) {
+    tape->x = x;
+    tape->aux = chosen;
+  }
+  return all.index({torch::arange(x.size(0), chosen.options()), chosen});
+}
+
+Tensor Polyphase::jvp(const Tensor& dx, const Tape& tape, const Direction&) const {
+  if (!dx.defined()) return dx;
+  return phases(dx).index({torch::arange(dx.size(0), tape.aux.options()), tape.aux});
+}
+
+Tensor Polyphase::transpose(const Tensor& g, const Tape& tape) const {
+  const auto m = g.size(0), c = g.size(1), h = g.size(2), w = g.size(3);
+  auto all = torch::zeros({m, stride_ * stride_, c, h, w}, g.options());
+  const auto chosen = tape.aux.repeat({m / tape.x.size(0)});
+  all.index_put_({torch::arange(m, chosen.options()), chosen}, g);
+  return all.view({m, stride_, stride_, c, h, w})
+      .permute({0, 3, 4, 2, 5, 1})
+      .reshape({m, c, h * stride_, w * stride_});
+}
+
+Tensor Dropout::forward(const Tensor& x, Tape* tape) const {
+  if (!is_training() || p_ == 0) return x;
+  const auto mask = (torch::rand_like(x) >= p_).to(x.scalar_type()) / (1 - p_);
+  if (tape) tape->aux = mask;
+  return x * mask;
+}
+
+Tensor Dropout::backward(const Tensor& g, const Tape& tape, const Sink&, bool) const {
+  return tape.aux.defined() ? g * tape.aux : g;
+}
+
+Tensor Dropout::jvp(const Tensor& dx, const Tape& tape, const Direction&) const {
+  return dx.defined() && tape.aux.defined() ? dx * tape.aux : dx;
+}
+
+}  // namespace evariste

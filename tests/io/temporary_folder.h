@@ -1,0 +1,71 @@
+// A folder that goes away, and code that runs in a child process.
+#pragma once
+
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <cstdlib>
+#include <filesystem>
+#include <fstream>
+#include <functional>
+#include <iterator>
+#include <stdexcept>
+#include <string>
+
+#include "tests/catch.h"
+
+/// Catch2 3 gave Contains another meaning.
+#if __has_include(<catch2/catch_all.hpp>)
+inline auto Contains(const std::string& part) { return Catch::Matchers::ContainsSubstring(part); }
+#else
+using Catch::Matchers::Contains;
+#endif
+
+class TemporaryFolder {
+ public:
+  TemporaryFolder() {
+    auto pattern = (std::filesystem::temp_directory_path() / "evariste-io-XXXXXX").string();
+    if (mkdtemp(pattern.data()) == nullptr) throw std::runtime_error("mkdtemp failed");
+    path_ = pattern;
+  }
+  ~TemporaryFolder() {
+    std::error_code ignored;
+    std::filesystem::remove_all(path_, ignored);
+  }
+  TemporaryFolder(const TemporaryFolder&) = delete;
+  TemporaryFolder& operator=(const TemporaryFolder&) = delete;
+
+  std::filesystem::path operator/(const std::string& name) const { return path_ / name; }
+  const std::filesystem::path& path() const { return path_; }
+  int64_t file_count() const {
+    return std::distance(std::filesystem::directory_iterator(path_), {});
+  }
+
+ private:
+  std::filesystem::path path_;
+};
+
+inline void write_text(const std::filesystem::path& path, std::string_view text) {
+  std::ofstream(path, std::ios::binary) << text;
+}
+
+/// The wait status of a child that runs `body` and exits with what it returns, 99 if it throws.
+inline int status_of_child(const std::function<int()>& body) {
+  const auto child = fork();
+  if (child == 0) {
+    int code = 99;
+    try {
+      code = body();
+    } catch (...) {
+    }
+    _exit(code);
+  }
+  int status = 0;
+  waitpid(child, &status, 0);
+  return status;
+}
+
+inline int exit_code_of_child(const std::function<int()>& body) {
+  const int status = status_of_child(body);
+  return WIFEXITED(status) ? WEXITSTATUS(status) : -1;
+}

@@ -1,0 +1,321 @@
+"""python/evariste.py: network files and modules both ways.
+Run: python tests/python/test_evariste.py"""
+
+import sys
+import tempfile
+import unittest
+from collections import OrderedDict
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "python"))
+import evariste  # noqa: E402
+from evariste import NetworkError  # noqa: E402
+
+EVERYTHING = """input = [3, 8, 8]
+layer = [
+  { type = "conv", out = 4, kernel = [3, 5], padding = [1, 2], padding_mode = "circular" },
+  { type = "batchnorm" },
+  { type = "relu" },
+  { type = "residual", layer = [
+    { type = "conv", out = 4, kernel = 3, padding = 1, groups = 2, bias = false },
+    { type = "bias" },
+    { type = "tanh" },
+    { type = "scale" },
+  ] },
+  { type = "sum", of = [
+    { type = "fc", out = 6, stride = 2 },
+    [
+      { type = "conv", out = 6, kernel = 3, padding = 2, dilation = 2 },
+      { type = "polyphase" },
+    ],
+    { type = "factored_fc", out = 6, stride = 2 },
+  ] },
+  { type = "groupnorm", groups = 3 },
+  { type = "elu", alpha = 0.5 },
+  { type = "sum", scale = 1.0, of = [
+    { type = "maxpool", kernel = 2 },
+    { type = "avgpool", kernel = 3, stride = 2, padding = 1 },
+  ] },
+  { type = "gelu" },
+  { type = "layernorm" },
+  { type = "global_avgpool" },
+  { type = "flatten" },
+  { type = "dropout", p = 0.25 },
+  { type = "linear", out = 5 },
+  { type = "silu" },
+  { type = "softplus", beta = 2.0 },
+  { type = "linear", out = 2, bias = false },
+  { type = "sigmoid" },
+]
+"""
+
+
+class NetworkFiles(unittest.TestCase):
+    def setUp(self):
+        scratch = tempfile.TemporaryDirectory()
+        self.addCleanup(scratch.cleanup)
+        self.folder = Path(scratch.name)
+        torch.manual_seed(0)
+
+    def load(self, text):
+        path = self.folder / "given.toml"
+        path.write_text(text, encoding="utf-8")
+        return evariste.load_network(path)
+
+    def layers(self, *lines, input_shape="[3, 8, 8]"):
+        return self.load(f"input = {input_shape}\nlayer = [{', '.join(lines)}]\n")
+
+    def refuses(self, pattern, *lines, input_shape="[3, 8, 8]"):
+        with self.assertRaisesRegex(NetworkError, pattern):
+            self.layers(*lines, input_shape=input_shape)
+
+    def round_trip(self, module, input_shape):
+        """module -> both files -> module; the outputs on a fixed input must be equal."""
+        toml, weights = self.folder / "net.toml", self.folder / "w.safetensors"
+        evariste.save_network(module, input_shape, toml)
+        evariste.save_weights(module, weights)
+        copy = evariste.load_weights(evariste.load_network(toml), weights)
+        x = torch.randn(4, *input_shape)
+        torch.testing.assert_close(copy.eval()(x), module.eval()(x), rtol=0, atol=0)
+        return copy, toml.read_text(encoding="utf-8")
+
+    def test_a_file_with_every_layer_is_written_back_word_for_word(self):
+        network = self.load(EVERYTHING)
+        _, text = self.round_trip(network, (3, 8, 8))
+        self.assertEqual(text, EVERYTHING)
+
+    def test_parameters_carry_the_names_of_the_contract(self):
+        network = self.load(EVERYTHING)
+        names = list(network.state_dict())
+        self.assertEqual(names, [name for name, _ in evariste.named_tensors(network)])
+        for name in ("0.weight", "0.bias", "1.running_mean", "3.0.weight", "3.1.bias", "3.3.weight",
+                     "4.0.weight", "4.1.0.weight", "4.1.0.bias", "4.2.U", "4.2.bias_U", "4.2.V",
+                     "4.2.bias_V", "13.weight", "16.weight"):
+            self.assertIn(name, names)
+        self.assertNotIn("16.bias", names)
+        self.assertEqual(dict(network.named_parameters())["4.0.weight"].shape, (6 * 16, 4 * 64))
+        self.assertEqual(dict(network.named_parameters())["4.2.U"].shape, (6, 4 * 64))
+        self.assertEqual(dict(network.named_parameters())["4.2.V"].shape, (16, 6 * 4))
+
+    def test_a_file_gives_the_same_outputs_as_the_plain_torch_module(self):
+        network = self.layers(
+            '{ type = "conv", out = 4, kernel = 3, stride = 2, padding = 1 }', '{ type = "tanh" }',
+            '{ type = "conv", out = 2, kernel = [1, 3], padding = [0, 1],'
+            ' padding_mode = "circular" }',
+            '{ type = "maxpool", kernel = 2 }', '{ type = "flatten" }',
+            '{ type = "linear", out = 5 }')
+        plain = nn.Sequential(nn.Conv2d(3, 4, 3, 2, 1), nn.Tanh(),
+                              nn.Conv2d(4, 2, (1, 3), 1, (0, 1), padding_mode="circular"),
+                              nn.MaxPool2d(2), nn.Flatten(), nn.Linear(8, 5))
+        plain.load_state_dict(network.state_dict())
+        x = torch.randn(3, 3, 8, 8)
+        torch.testing.assert_close(network(x), plain(x), rtol=0, atol=0)
+
+    def test_absent_keys_have_the_defaults_of_torch(self):
+        network = self.layers('{ type = "conv", out = 4, kernel = 3 }',
+                              '{ type = "maxpool", kernel = 3 }', '{ type = "dropout" }',
+                              '{ type = "flatten" }', '{ type = "linear", out = 2 }')
+        conv, pool, dropout, linear = network[0], network[1], network[2], network[4]
+        self.assertEqual((conv.stride, conv.padding, conv.dilation, conv.groups),
+                         ((1, 1), (0, 0), (1, 1), 1))
+        self.assertIsNotNone(conv.bias)
+        self.assertEqual(pool.stride, (3, 3))
+        self.assertEqual(dropout.p, 0.5)
+        self.assertIsNotNone(linear.bias)
+
+    def test_torch_modules_survive_the_way_through_a_file(self):
+        for module, shape in (
+                (nn.Sequential(nn.Conv2d(1, 2, 3, padding="same"), nn.ReLU(inplace=True),
+                               nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(2, 3)), (1, 5, 4)),
+                (nn.Sequential(nn.Conv1d(2, 4, 3, 2, 1, 1, 2), nn.GroupNorm(2, 4), nn.SiLU(),
+                               nn.AvgPool1d(2), nn.Flatten(), nn.Linear(8, 2)), (2, 8)),
+                (nn.Sequential(nn.Linear(4, 6), nn.BatchNorm1d(6), nn.GELU("tanh"),
+                               nn.LayerNorm(6), nn.Dropout(0.1), nn.Linear(6, 2)), (4,))):
+            copy, _ = self.round_trip(module, shape)
+            self.assertEqual(list(copy.state_dict()), list(module.state_dict()))
+
+    def test_chains_inside_chains_are_opened_and_names_follow(self):
+        inner = nn.Sequential(nn.Linear(3, 4), nn.Identity(), nn.Tanh())
+        module = nn.Sequential(OrderedDict(body=inner, head=nn.Linear(4, 2)))
+        copy, text = self.round_trip(module, (3,))
+        self.assertEqual(list(copy.state_dict()), ["0.weight", "0.bias", "2.weight", "2.bias"])
+        self.assertEqual(text.count("type"), 3)
+
+    def test_float64_weights_are_kept_exactly(self):
+        module = nn.Sequential(nn.Linear(3, 2)).double()
+        evariste.save_network(module, (3,), self.folder / "net.toml")
+        evariste.save_weights(module, self.folder / "w.safetensors")
+        copy = evariste.load_network(self.folder / "net.toml").double()
+        evariste.load_weights(copy, self.folder / "w.safetensors")
+        self.assertTrue(torch.equal(copy[0].weight, module[0].weight))
+
+    def test_saving_leaves_the_module_as_it_was(self):
+        module = nn.Sequential(nn.Linear(3, 2), nn.BatchNorm1d(2), nn.Dropout())
+        module[1].eval()
+        before = {name: t.clone() for name, t in module.state_dict().items()}
+        evariste.save_network(module, (3,), self.folder / "net.toml")
+        self.assertEqual([m.training for m in module], [True, False, True])
+        for name, tensor in module.state_dict().items():
+            self.assertTrue(torch.equal(tensor, before[name]), name)
+
+    def test_what_a_file_cannot_say_is_refused_by_name(self):
+        for module, pattern in (
+                (nn.LSTM(3, 2), "LSTM"),
+                (nn.LeakyReLU(), "LeakyReLU"),
+                (nn.MaxPool2d(2, ceil_mode=True), "MaxPool2d: ceil_mode"),
+                (nn.Conv2d(3, 2, 3, padding=1, padding_mode="reflect"), "Conv2d: .*reflect"),
+                (nn.AdaptiveAvgPool2d(2), "AdaptiveAvgPool2d: output_size"),
+                (nn.Flatten(2), "Flatten: start_dim")):
+            with self.assertRaisesRegex(NetworkError, pattern):
+                evariste.save_network(nn.Sequential(module), (3, 8, 8), self.folder / "no.toml")
+        self.assertFalse((self.folder / "no.toml").exists())
+
+    def test_a_file_that_would_compute_something_else_is_not_written(self):
+        # A file's global_avgpool gives [C] and its layernorm spans the whole sample.
+        for layers in ((nn.AdaptiveAvgPool2d(1),), (nn.AdaptiveAvgPool2d(1), nn.Conv2d(3, 2, 1)),
+                       (nn.LayerNorm(4),), (nn.LayerNorm(4, elementwise_affine=False),)):
+            with self.assertRaises(NetworkError):
+                evariste.save_network(nn.Sequential(*layers), (3, 4, 4), self.folder / "no.toml")
+        self.assertFalse((self.folder / "no.toml").exists())
+
+    def test_unknown_keys_and_types_name_the_nearest(self):
+        self.refuses(r"layer\[0\] \(conv\): unknown key 'paddding'; did you mean 'padding'",
+                     '{ type = "conv", out = 4, kernel = 3, paddding = 1 }')
+        self.refuses("type = \"convv\" is not known; did you mean 'conv'", '{ type = "convv" }')
+        self.refuses(r"layer\[0\] \(sum\).of\[1\]\[0\] \(fc\): unknown key 'strid'.*'stride'",
+                     '{ type = "sum", of = [{ type = "fc", out = 2 },'
+                     ' [{ type = "fc", out = 2, strid = 1 }]] }')
+        with self.assertRaisesRegex(NetworkError, "unknown key 'inputs'; did you mean 'input'"):
+            self.load("inputs = [3]\ninput = [3]\nlayer = []\n")
+
+    def test_wrong_values_are_refused_with_their_place(self):
+        self.refuses("key 'out' is missing", '{ type = "linear" }')
+        self.refuses("out = 2.5; expected a positive whole number",
+                     '{ type = "linear", out = 2.5 }')
+        self.refuses("bias = 1; expected true or false", '{ type = "linear", out = 2, bias = 1 }')
+        self.refuses("padding_mode = \"reflect\"",
+                     '{ type = "conv", out = 1, kernel = 1, padding_mode = "reflect" }')
+        self.refuses(r"kernel: expected a whole number or 2 of them",
+                     '{ type = "conv", out = 1, kernel = [1, 2, 3] }')
+        self.refuses(r"kernel \[9, 9\] does not fit into \[8, 8\]",
+                     '{ type = "conv", out = 1, kernel = 9 }')
+        self.refuses(r"stride = 3 must divide \[8, 8\]", '{ type = "fc", out = 1, stride = 3 }')
+        self.refuses(r"stride = 2 must divide \[7, 8\]", '{ type = "polyphase" }',
+                     input_shape="[3, 7, 8]")
+        self.refuses(r"the body maps \[3, 8, 8\] to \[2, 8, 8\]",
+                     '{ type = "residual", layer = [{ type = "fc", out = 2 }] }')
+        self.refuses(r"of\[1\]: gives \[2, 4, 4\], the first pathway gives \[2, 8, 8\]",
+                     '{ type = "sum", of = [{ type = "fc", out = 2 },'
+                     ' { type = "fc", out = 2, stride = 2 }] }')
+        self.refuses(r"needs an input \[C, H, W\], got \[5\]", '{ type = "fc", out = 2 }',
+                     input_shape="[5]")
+
+    def test_the_network_may_stand_under_a_table_of_an_experiment(self):
+        network = self.load('seed = 3\n[network]\ninput = [2]\n'
+                            'layer = [{ type = "linear", out = 1 }]\n')
+        self.assertEqual(network(torch.zeros(1, 2)).shape, (1, 1))
+
+    def test_weights_that_do_not_fit_are_refused(self):
+        network = self.layers('{ type = "linear", out = 2 }', input_shape="[3]")
+        path = self.folder / "w.safetensors"
+        good = network.state_dict()
+        for change, pattern in (
+                ({"0.weights": torch.zeros(1)},
+                 "'0.weights' is not in the network; did you mean '0.weight'"),
+                ({"0.bias": None}, "'0.bias' is missing"),
+                ({"0.bias": torch.zeros(3)}, r"'0.bias' is \[3\]; the network has")):
+            wrong = {k: v for k, v in {**good, **change}.items() if v is not None}
+            save_file(wrong, str(path))
+            with self.assertRaisesRegex(NetworkError, pattern):
+                evariste.load_weights(network, path)
+
+    def test_weights_are_written_under_their_names(self):
+        network = self.load(EVERYTHING)
+        evariste.save_weights(network, self.folder / "w.safetensors")
+        written = load_file(str(self.folder / "w.safetensors"))
+        self.assertEqual(set(written), set(network.state_dict()))
+
+
+class Layers(unittest.TestCase):
+    def setUp(self):
+        torch.manual_seed(0)
+
+    def test_a_sum_is_the_mean_of_its_pathways_unless_scaled(self):
+        paths = [nn.Linear(3, 2), nn.Linear(3, 2)]
+        x = torch.randn(4, 3)
+        total = paths[0](x) + paths[1](x)
+        torch.testing.assert_close(evariste.Sum(paths)(x), total / 2)
+        torch.testing.assert_close(evariste.Sum(paths, scale=3.0)(x), 3 * total)
+
+    def test_a_residual_adds_its_input(self):
+        body, x = nn.Linear(3, 3), torch.randn(4, 3)
+        torch.testing.assert_close(evariste.Residual(body, nn.Tanh())(x), x + body(x).tanh())
+
+    def test_fc_is_linear_in_the_flattened_image(self):
+        fc = evariste.FC((2, 4, 4), 3, 2)
+        nn.init.normal_(fc.bias)
+        x = torch.randn(5, 2, 4, 4)
+        y = (x.flatten(1) @ fc.weight.T + fc.bias).view(5, 3, 2, 2)
+        torch.testing.assert_close(fc(x), y)
+
+    def test_factored_fc_equals_the_sum_over_its_indices(self):
+        layer = evariste.FactoredFC((2, 2, 2), 3).double()
+        for p in layer.parameters():
+            nn.init.normal_(p)
+        x = torch.randn(1, 2, 2, 2, dtype=torch.float64)
+        u, v, flat = layer.U.view(3, 2, 4), layer.V.view(4, 3, 2), x.view(2, 4)
+        for d in range(3):
+            for y in range(4):
+                expected = layer.bias_V[y]
+                for c in range(2):
+                    z = sum(u[d, c, i] * flat[c, i] for i in range(4)) + layer.bias_U[d]
+                    expected = expected + v[y, d, c] * z
+                torch.testing.assert_close(layer(x).view(3, 4)[d, y], expected)
+
+    def test_polyphase_keeps_the_phase_of_the_largest_entry_of_each_sample(self):
+        x = torch.zeros(2, 3, 4, 4)
+        x[0, 1, 2, 1] = 1.0  # rows even, columns odd: phase (0, 1)
+        x[1, 2, 3, 2] = 1.0  # phase (1, 0)
+        x[1, 0, 0, 0] = 0.5
+        y = evariste.Polyphase()(x)
+        self.assertTrue(torch.equal(y[0], x[0, :, 0::2, 1::2]))
+        self.assertTrue(torch.equal(y[1], x[1, :, 1::2, 0::2]))
+
+    def test_polyphase_ties_go_to_rows_before_columns(self):
+        # The second channel marks the four phases, below every maximum.
+        mark = torch.tensor([[-1.0, -2.0], [-3.0, -4.0]])
+        tied = torch.tensor([[[1.0, 1.0], [1.0, 1.0]], [[0.0, 1.0], [1.0, 1.0]],
+                             [[0.0, 1.0], [0.0, 1.0]]])
+        x = torch.stack([tied, mark.expand(3, 2, 2)], 1)
+        kept = evariste.Polyphase()(x)[:, 1, 0, 0].tolist()
+        self.assertEqual(kept, [-1.0, -3.0, -2.0])  # (0,0), then (1,0) before (0,1), then (0,1)
+
+    def test_polyphase_is_equivariant_to_every_shift(self):
+        x = torch.randn(2, 3, 6, 6)
+        y = evariste.Polyphase()(x)
+        shifted = evariste.Polyphase()(torch.roll(x, (1, 3), (2, 3)))
+        torch.testing.assert_close(shifted.flatten(2).sort(2).values, y.flatten(2).sort(2).values)
+
+
+class RunFiles(unittest.TestCase):
+    def test_groups_of_a_run_file_open_as_data_sets(self):
+        import xarray
+
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "run.h5"
+            for i, group in enumerate(("trace", "controls/map/trace")):
+                data = xarray.Dataset({"log_evidence": ("epoch", [1.0 + i, 2.0])},
+                                      {"epoch": [0, 1]})
+                data.to_netcdf(path, mode="a" if i else "w", group=group, engine="h5netcdf")
+            run = evariste.open_run(folder)
+            self.assertEqual(set(run), {"trace", "controls/map/trace"})
+            self.assertEqual(run["controls/map/trace"].log_evidence.sel(epoch=0).item(), 2.0)
+            path.unlink()  # everything was read
+
+
+if __name__ == "__main__":
+    unittest.main()
