@@ -2,6 +2,8 @@
 
 #include <torch/csrc/autograd/autograd.h>
 
+#include "core/error.h"
+
 namespace evariste {
 
 Tensor Block::to_matrix(const Tensor& weight) const {
@@ -76,6 +78,12 @@ Tensor BiasBlock::gradient(const Tensor&, const Tensor& g) const {
 JointBlock::JointBlock(const Block& map, const Block& shift)
     : Block(map.weight()), weight_block_(map), bias_block_(shift) {
   name = map.name + "+bias";
+  const auto outputs = map.value().size(0) * map.value().size(1);
+  if (shift.weight().numel() != outputs)
+    throw UsageError(fmt::format(
+        "{}: bias = joint is not defined where groups share a bias ({} outputs of all groups, {} "
+        "biases): use bias = exact",
+        map.name, outputs, shift.weight().numel()));
 }
 
 Tensor JointBlock::value() const {

@@ -155,7 +155,7 @@ std::vector<EntryTest> entry_tests(Layer& network, const Likelihood& likelihood,
   std::vector<EntryTest> out;
   for (size_t m = 0; m < kron->blocks().size(); ++m) {
     const auto& f = kron->factors()[m];
-    const auto h = kron->scale() * f.correction;
+    const auto h = likelihood.curvature_scale() * f.correction;  // no temperature: g has none
     const auto lambda = h * f.b.values.unsqueeze(2) * f.a.values.unsqueeze(1);
     const auto g = gradient.blocks[m].to(torch::kFloat64);
     const auto rotated = f.b.basis.to(torch::kFloat64).transpose(1, 2).matmul(g).matmul(

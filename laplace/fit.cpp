@@ -1,6 +1,7 @@
 #include "laplace/fit.h"
 
 #include <chrono>
+#include <set>
 #include <unordered_map>
 
 #include "core/error.h"
@@ -172,16 +173,21 @@ std::vector<const Block*> curvature_blocks(Layer& network, const CurvatureOption
   const auto all = named_blocks(network);
   std::vector<const Block*> blocks;
   if (options.structure == Structure::kLastLayer) {
-    for (auto it = all.rbegin(); it != all.rend() && blocks.empty(); ++it)
-      if (!(*it)->is_bias) {
-        blocks.push_back(*it);
-        if ((*it)->bias) blocks.push_back((*it)->bias);
-      }
+    for (auto it = all.rbegin(); it != all.rend() && blocks.empty(); ++it) {
+      const auto shape = (*it)->value().sizes();
+      // Not a norm's or scalar layer's weights: one per group, no map between features.
+      const bool is_elementwise = shape[0] > 1 && shape[1] * shape[2] == 1;
+      if ((*it)->is_bias || is_elementwise) continue;
+      blocks.push_back(*it);
+      if ((*it)->bias) blocks.push_back((*it)->bias);
+    }
     return blocks;
   }
   if (options.bias != BiasCurvature::kJoint) return {all.begin(), all.end()};
+  std::set<const Block*> joined;
+  for (const auto* block : all) joined.insert(block->bias);
   for (auto* block : all) {
-    if (block->is_bias) continue;
+    if (joined.count(block)) continue;  // with its weight; a bias layer's own has none
     if (block->bias) {
       owned.push_back(std::make_shared<JointBlock>(*block, *block->bias));
       blocks.push_back(owned.back().get());

@@ -127,14 +127,17 @@ Metrics bernoulli_metrics(const Tensor& probabilities, const Tensor& y) {
   const auto target = y.to(torch::kFloat64);
   Metrics m;
   m.rmse = std::numeric_limits<double>::quiet_NaN();
-  m.accuracy = ((p > 0.5) == (target > 0.5)).to(torch::kFloat64).mean().item<double>();
+  const auto right = ((p > 0.5) == (target > 0.5)).to(torch::kFloat64);
+  m.accuracy = right.mean().item<double>();
   m.nll = -(torch::xlogy(target, p) + torch::xlogy(1 - target, (1 - p).clamp_min(1e-300)))
                .sum(1)
                .mean()
                .item<double>();
-  const auto bin = (p.flatten() * kBins).to(torch::kLong).clamp(0, kBins - 1);
+  // Each output is a decision of its own, held with confidence max(p, 1 - p).
+  const auto confidence = torch::maximum(p, 1 - p).flatten();
+  const auto bin = (confidence * kBins).to(torch::kLong).clamp(0, kBins - 1);
   auto gap = torch::zeros({kBins}, torch::kFloat64);
-  gap.index_add_(0, bin, (target - p).flatten());
+  gap.index_add_(0, bin, right.flatten() - confidence);
   m.ece = gap.abs().sum().item<double>() / static_cast<double>(y.numel());
   return m;
 }

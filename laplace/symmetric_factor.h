@@ -15,10 +15,11 @@ struct SymmetricFactor {
   Tensor values;  ///< eigenvalues >= 0 ascending, [Q, k], k = D or r; undefined before decompose
   Tensor basis;   ///< eigenvectors in columns [Q, D, k]; undefined unless asked for
 
-  int64_t groups() const { return matrix.defined() ? matrix.size(0) : rows.size(0); }
-  int64_t dimension() const { return matrix.defined() ? matrix.size(1) : rows.size(2); }
+  int64_t groups() const { return values.defined() ? values.size(0) : dense_or_rows().size(0); }
+  /// D; what is known of it may be the basis alone (a resumed run).
+  int64_t dimension() const { return basis.defined() ? basis.size(1) : dense_or_rows().size(2); }
   /// True where the basis spans the whole space.
-  bool is_complete() const { return basis.size(2) == dimension(); }
+  bool is_complete() const { return basis.size(2) == basis.size(1); }
   /// Traces of the groups [Q].
   Tensor traces() const;
   /// S as [Q, D, D].
@@ -28,6 +29,9 @@ struct SymmetricFactor {
   /// negative eigenvalues is a NumericalError naming `what`; float32 that fails to converge is tried
   /// again in float64.
   void decompose(bool vectors, torch::ScalarType arithmetic, std::string_view what);
+
+ private:
+  const Tensor& dense_or_rows() const { return matrix.defined() ? matrix : rows; }
 };
 
 /// Sums S over chunks, keeping rows as long as there are fewer of them than dimensions.

@@ -55,8 +55,11 @@ void check_path(std::string_view path) {
 
 }  // namespace
 
-RunFile::RunFile(std::filesystem::path path, Provenance provenance)
-    : path_(std::move(path)), started_(Clock::now()), written_(started_) {
+RunFile::RunFile(std::filesystem::path path, Provenance provenance, Clock::duration write_every)
+    : path_(std::move(path)),
+      write_every_(write_every),
+      started_(Clock::now()),
+      written_(started_) {
   record_.attributes = attributes_of(provenance);
   is_pending_ = true;
 }
@@ -64,14 +67,16 @@ RunFile::RunFile(std::filesystem::path path, Provenance provenance)
 RunFile::RunFile(RunFile&& other) noexcept
     : path_(std::move(other.path_)),
       record_(std::move(other.record_)),
+      write_every_(other.write_every_),
       started_(other.started_),
       written_(other.written_),
       earlier_seconds_(other.earlier_seconds_),
       is_pending_(std::exchange(other.is_pending_, false)) {}
 
-RunFile RunFile::resume(std::filesystem::path path, Provenance provenance) {
+RunFile RunFile::resume(std::filesystem::path path, Provenance provenance,
+                        Clock::duration write_every) {
   auto earlier = read_run(path);
-  RunFile run(std::move(path), std::move(provenance));
+  RunFile run(std::move(path), std::move(provenance), write_every);
   const auto start = earlier.attribute("start");
   const auto seconds = earlier.attribute("wall_seconds");
   if (const auto* value = std::get_if<double>(&seconds)) run.earlier_seconds_ = *value;
@@ -205,7 +210,7 @@ void RunFile::array(std::string_view path, const std::vector<Dimension>& dimensi
 
 void RunFile::append(Dimension unlimited, double value, const std::vector<Row>& rows) {
   // Before the new row: what is on the disk then are whole epochs of every group.
-  if (is_pending_ && Clock::now() - written_ >= kWriteEvery) flush();
+  if (is_pending_ && Clock::now() - written_ >= write_every_) flush();
 
   auto& dimension = record_.dimensions.at(unlimited.index);
   if (!dimension.is_unlimited)

@@ -42,12 +42,14 @@ class RunFile {
   using Row = std::pair<Series, std::vector<double>>;
 
   /// A new record; nothing is written yet. `path` is replaced at the first write.
-  RunFile(std::filesystem::path path, Provenance provenance);
+  RunFile(std::filesystem::path path, Provenance provenance,
+          std::chrono::steady_clock::duration write_every = kWriteEvery);
 
   /// Goes on with the record at `path`: its dimensions, arrays and traces, its start and its wall
   /// seconds, the rest of the provenance new. Throws UsageError where there is no file, IoError
   /// where it is damaged.
-  static RunFile resume(std::filesystem::path path, Provenance provenance);
+  static RunFile resume(std::filesystem::path path, Provenance provenance,
+                        std::chrono::steady_clock::duration write_every = kWriteEvery);
 
   /// Writes what is pending; a failure to do so is ignored here, so `flush` or `finish` before.
   ~RunFile();
@@ -77,7 +79,8 @@ class RunFile {
              std::string_view long_name = "", std::string_view units = "");
 
   /// One more position of an unlimited dimension, `value` above the last, with one row (row-major
-  /// over the other dimensions) of each series given; the other series over it get NaN.
+  /// over the other dimensions) of each series given; the other series over it get NaN. Writes what
+  /// was there before, when the last write is `write_every` ago. Throws IoError then.
   void append(Dimension unlimited, double value, const std::vector<Row>& rows);
 
   /// Forgets the positions of `unlimited` whose value is above `last`.
@@ -107,6 +110,7 @@ class RunFile {
 
   std::filesystem::path path_;
   RunRecord record_;
+  std::chrono::steady_clock::duration write_every_;
   std::chrono::steady_clock::time_point started_, written_;
   double earlier_seconds_ = 0;  // of the runs before a resume
   bool is_pending_ = false;

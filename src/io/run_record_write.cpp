@@ -1,5 +1,7 @@
 // The HDF5 image of a run record, made in memory.
 #include <algorithm>
+#include <cstdlib>
+#include <cstring>
 #include <numeric>
 
 #include "io/atomic_file.h"
@@ -12,7 +14,7 @@ namespace {
 constexpr hsize_t kChunkValues = 4096;  // 32 kB of doubles
 constexpr unsigned kDeflateLevel = 4;
 constexpr unsigned kTracked = H5P_CRT_ORDER_TRACKED | H5P_CRT_ORDER_INDEXED;
-constexpr size_t kGrowthBytes = 1 << 16;  // of the image in memory
+constexpr size_t kGrowthBytes = 4096;  // of the memory; the last step pads the file
 
 struct Shape {
   std::vector<hsize_t> lengths;
@@ -23,22 +25,56 @@ struct Shape {
   }
 };
 
+/// The memory in which HDF5 builds a file, kept when it closes the file. (H5Fget_file_image of 1.10
+/// gives a superblock whose checksum does not fit.)
+class Memory {
+ public:
+  std::string& bytes() { return bytes_; }
+
+  H5FD_file_image_callbacks_t callbacks() {
+    return {[](size_t size, H5FD_file_image_op_t, void*) { return std::malloc(size); },
+            [](void* to, const void* from, size_t size, H5FD_file_image_op_t, void*) {
+              return std::memcpy(to, from, size);
+            },
+            [](void* block, size_t size, H5FD_file_image_op_t, void* self) {
+              static_cast<Memory*>(self)->size_ = size;
+              return std::realloc(block, size);
+            },
+            [](void* block, H5FD_file_image_op_t operation, void* self) -> herr_t {
+              auto* memory = static_cast<Memory*>(self);
+              if (operation == H5FD_FILE_IMAGE_OP_FILE_CLOSE && block != nullptr)
+                memory->bytes_.assign(static_cast<const char*>(block), memory->size_);
+              std::free(block);
+              return 0;
+            },
+            [](void* self) { return self; },
+            [](void*) -> herr_t { return 0; },
+            this};
+  }
+
+ private:
+  size_t size_ = 0;
+  std::string bytes_;
+};
+
 class Image {
  public:
-  explicit Image(std::string name) : checks_(std::move(name)), file_(create()) {}
+  Image(std::string name, Memory& memory) : checks_(std::move(name)), file_(create(memory)) {}
 
-  std::string made_from(const RunRecord& record) {
+  void write(const RunRecord& record) {
     for (const auto& [name, value] : record.attributes) write_attribute(file_, name, value);
     std::vector<Hdf5Handle> scales;
     for (const auto& dimension : record.dimensions) scales.push_back(write_dimension(dimension));
     for (const auto& array : record.arrays) write_array(record, array, scales);
-    return bytes();
+    checks_.check(H5Fflush(file_, H5F_SCOPE_LOCAL), "make", "the image");
   }
 
  private:
-  Hdf5Handle create() {
+  Hdf5Handle create(Memory& memory) {
     const auto access = checks_.own(H5Pcreate(H5P_FILE_ACCESS), H5Pclose, "make", "properties");
     checks_.check(H5Pset_fapl_core(access, kGrowthBytes, false), "keep in memory", "the file");
+    auto callbacks = memory.callbacks();
+    checks_.check(H5Pset_file_image_callbacks(access, &callbacks), "keep in memory", "the file");
     // The format of HDF5 1.8: metadata carry checksums, and every reader in use knows it.
     checks_.check(H5Pset_libver_bounds(access, H5F_LIBVER_V18, H5F_LIBVER_V18), "set",
                   "the format");
@@ -46,14 +82,6 @@ class Image {
     checks_.check(H5Pset_link_creation_order(creation, kTracked), "track", "the order");
     return checks_.own(H5Fcreate("run", H5F_ACC_TRUNC, creation, access), H5Fclose, "make",
                        "the file");
-  }
-
-  std::string bytes() {
-    checks_.check(H5Fflush(file_, H5F_SCOPE_LOCAL), "make", "the image");
-    const auto size = checks_.check(H5Fget_file_image(file_, nullptr, 0), "measure", "the image");
-    std::string image(static_cast<size_t>(size), '\0');
-    checks_.check(H5Fget_file_image(file_, image.data(), image.size()), "take", "the image");
-    return image;
   }
 
   /// Group by group, so that each tracks the order of its members.
@@ -171,7 +199,10 @@ class Image {
 
 void write_run(const std::filesystem::path& path, const RunRecord& record) {
   const Hdf5Silence silence;
-  write_atomically(path, Image(path.string()).made_from(record));
+  Memory memory;
+  Image(path.string(), memory).write(record);  // closed at the end of this line
+  if (memory.bytes().empty()) Hdf5Checks(path.string()).fail("cannot make the file in memory");
+  write_atomically(path, memory.bytes());
 }
 
 }  // namespace evariste

@@ -113,11 +113,11 @@ Tensor Norm::normalise(const Tensor& x, Tensor* inverse_std) const {
 }
 
 Tensor Norm::forward(const Tensor& x, Tape* tape) const {
+  if (tape && kind_ == Kind::kBatch && is_training())
+    throw UsageError("batchnorm in training mode couples the samples of a batch: call eval()");
   Tensor inverse;
   auto y = normalise(x, &inverse);
   if (tape) {
-    if (kind_ == Kind::kBatch && is_training())
-      throw UsageError("batchnorm in training mode couples the samples of a batch: call eval()");
     tape->x = y;
     tape->aux = inverse;
   }

@@ -37,14 +37,15 @@ std::shared_ptr<Network> load_network(const std::filesystem::path& file);
 /// Names of the layer types, for messages and tests.
 std::vector<std::string> layer_types();
 
-/// Fresh weights from named streams (parameter by parameter, so that adding a layer changes no
-/// other). Pathways of a Sum: weights N(0, 2/fan_in) and zero biases if `he_pathways`; everything
-/// else as torch does.
-void initialise(Network& network, const Stream& stream, bool he_pathways);
+/// Fresh weights from named streams, parameter by parameter, so that adding a layer changes no
+/// other. Weights of pathways are N(0, v_k 2/fan_in) with zero biases, v_k such that the mean of the K
+/// pathways of a Sum has He's variance: v_k = K^2 r_k / sum r, r_0 = lean, others 1. Everything else
+/// as torch does.
+void initialise(Network& network, const Stream& stream, double lean = 1);
 
-/// Precision at which the prior of a block equals its initialisation, 1/Var(init) = fan_in/2 for
-/// He-initialised weights; 1 for biases ("matched").
-double matched_precision(const Block& block);
+/// Precision of each block, in order, at which the prior of a weight equals its initialisation
+/// ("matched"): 1/Var(init) in pathways, fan_in/2 elsewhere; 1 for biases.
+std::vector<double> matched_precisions(Network& network, double lean = 1);
 
 /// One tensor of a safetensors file; types other than F32, F64, F16, BF16, I64, U8 are UsageErrors.
 struct SafeTensor;

@@ -4,6 +4,7 @@
 #include "core/error.h"
 #include "core/nearest.h"
 #include "io/safetensors.h"
+#include "nn/affine.h"
 #include "nn/network.h"
 
 namespace evariste {
@@ -27,7 +28,20 @@ std::map<std::string, Tensor> state(const Network& network) {
   return tensors;
 }
 
-int64_t fan_in_of(const Block& block) { return block.value().size(2); }
+/// v_k of every block in a pathway.
+std::map<const Block*, double> pathway_gains(Network& network, double lean) {
+  std::map<const Block*, double> gains;
+  for (const auto& module : network.modules(false)) {
+    auto* sum = dynamic_cast<Sum*>(module.get());
+    if (!sum) continue;
+    const auto k = static_cast<double>(sum->paths().size());
+    const double total = lean + (k - 1);
+    for (size_t i = 0; i < sum->paths().size(); ++i)
+      sum->paths()[i]->visit_blocks(
+          [&](Block& block) { gains[&block] = k * k * (i == 0 ? lean : 1.0) / total; });
+  }
+  return gains;
+}
 
 }  // namespace
 
@@ -54,48 +68,46 @@ SafeTensor to_safe_tensor(const std::string& name, const Tensor& tensor) {
   throw UsageError(fmt::format("tensor \"{}\" has a type that safetensors files do not hold", name));
 }
 
-void initialise(Network& network, const Stream& stream, bool he_pathways) {
+void initialise(Network& network, const Stream& stream, double lean) {
   torch::NoGradGuard no_grad;
-  const auto draw = [&](const std::string& name) {
-    return at::make_generator<at::CPUGeneratorImpl>(stream.split(name).key());
-  };
-  const auto default_weights = [&](Block& block) {
-    auto generator = draw(block.name);
-    auto weight = block.weight();
-    const auto in = block.is_bias ? 0 : fan_in_of(block);
-    if (block.is_bias) return;  // with its weight, below
-    const double bound = 1 / std::sqrt(static_cast<double>(in));
-    weight.copy_(torch::empty(weight.sizes(), torch::kFloat64).uniform_(-bound, bound, generator));
-    if (!block.bias) return;
-    auto bias_generator = draw(block.bias->name);
-    block.bias->weight().copy_(torch::empty(block.bias->weight().sizes(), torch::kFloat64)
-                                   .uniform_(-bound, bound, bias_generator));
-  };
-  std::set<const Block*> pathway_blocks;
-  for (const auto& module : network.modules(false)) {
-    auto* sum = dynamic_cast<Sum*>(module.get());
-    if (sum && he_pathways) sum->visit_blocks([&](Block& b) { pathway_blocks.insert(&b); });
-  }
+  const auto gains = pathway_gains(network, lean);
   for (auto* block : named_blocks(network)) {
-    // Normalisation and scalar layers keep 1 and 0.
-    if (block->value().size(1) * block->value().size(2) == 1 && !pathway_blocks.count(block)) continue;
-    if (pathway_blocks.count(block)) {
+    // Norms and scalar layers keep their ones, and the zeros of their biases.
+    if (dynamic_cast<const ScaleBlock*>(block)) continue;
+    const auto shape = block->value().sizes();
+    const auto gain = gains.find(block);
+    const auto fan_in = static_cast<double>(shape[2]);
+    const auto fresh = torch::empty(block->weight().sizes(), torch::kFloat64);
+    const auto generator = [&](const Block& of) {
+      return at::make_generator<at::CPUGeneratorImpl>(stream.split(of.name).key());
+    };
+    if (gain != gains.end()) {
       if (block->is_bias) {
         block->weight().zero_();
-        continue;
+      } else {
+        block->weight().copy_(
+            fresh.normal_(0, std::sqrt(gain->second * 2 / fan_in), generator(*block)));
       }
-      auto generator = draw(block->name);
-      const double std = std::sqrt(2.0 / static_cast<double>(fan_in_of(*block)));
-      block->weight().copy_(
-          torch::empty(block->weight().sizes(), torch::kFloat64).normal_(0, std, generator));
-    } else {
-      default_weights(*block);
+    } else if (!block->is_bias) {
+      const double bound = 1 / std::sqrt(fan_in);
+      block->weight().copy_(fresh.uniform_(-bound, bound, generator(*block)));
+      if (block->bias)
+        block->bias->weight().copy_(torch::empty(block->bias->weight().sizes(), torch::kFloat64)
+                                        .uniform_(-bound, bound, generator(*block->bias)));
     }
   }
 }
 
-double matched_precision(const Block& block) {
-  return block.is_bias ? 1.0 : static_cast<double>(fan_in_of(block)) / 2;
+std::vector<double> matched_precisions(Network& network, double lean) {
+  const auto gains = pathway_gains(network, lean);
+  std::vector<double> out;
+  for (const auto* block : named_blocks(network)) {
+    const auto gain = gains.find(block);
+    const auto fan_in = static_cast<double>(block->value().size(2));
+    out.push_back(block->is_bias ? 1.0
+                                 : fan_in / 2 / (gain == gains.end() ? 1.0 : gain->second));
+  }
+  return out;
 }
 
 void load_weights(Network& network, const std::filesystem::path& file) {

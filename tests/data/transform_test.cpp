@@ -241,7 +241,7 @@ TEST_CASE("augmentation follows the sample and the epoch, not the batch", "[data
   const auto index = torch::arange(40);
   const Stream epoch(9);
   const auto whole = augmented(x, index, epoch);
-  const auto rows = torch::tensor({39, 2, 17}, torch::kInt64);
+  const auto rows = torch::tensor({17, 39, 2}, torch::kInt64);
   CHECK(torch::equal(augmented(x.index_select(0, rows), rows, epoch), whole.index_select(0, rows)));
   CHECK_FALSE(torch::equal(augmented(x, index, Stream(10)), whole));
 }

@@ -6,6 +6,7 @@
 #include <sys/resource.h>
 
 #include "core/error.h"
+#include "core/sha256.h"
 #include "tests/catch.h"
 #include "tests/io/temporary_folder.h"
 
@@ -100,23 +101,9 @@ TEST_CASE("a kill at any instant leaves the old file or the new", "[io][atomic]"
   const auto path = folder / "a";
   write_atomically(path, std::string(300'000, 'a'));
   for (int round = 0; round < 15; ++round) {
-    int ready[2];
-    REQUIRE(pipe(ready) == 0);
-    const auto child = fork();
-    if (child == 0) {
-      for (char letter = 'a';; letter = letter == 'z' ? 'a' : static_cast<char>(letter + 1)) {
-        write_atomically(path, std::string(300'000, letter));
-        if (write(ready[1], "x", 1) != 1) _exit(1);
-      }
-    }
-    char byte = 0;
-    REQUIRE(read(ready[0], &byte, 1) ==
-            1);  // it writes; now kill it at a different moment each time
-    usleep(static_cast<useconds_t>(137 * round));
-    kill(child, SIGKILL);
-    waitpid(child, nullptr, 0);
-    close(ready[0]);
-    close(ready[1]);
+    char letter = 'a';
+    kill_while([&] { write_atomically(path, std::string(300'000, letter++)); },
+               [&] { sha256_hex(std::string(static_cast<size_t>(40'000 * round), 'x')); });
     const auto bytes = read_file(path);
     REQUIRE(bytes.size() == 300'000);
     REQUIRE(bytes == std::string(bytes.size(), bytes[0]));

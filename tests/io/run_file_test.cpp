@@ -1,10 +1,10 @@
 #include "io/run_file.h"
 
-#include <signal.h>
-
 #include <cmath>
+#include <optional>
 
 #include "core/error.h"
+#include "core/sha256.h"
 #include "io/atomic_file.h"
 #include "tests/catch.h"
 #include "tests/io/temporary_folder.h"
@@ -175,17 +175,30 @@ TEST_CASE("a run that ends by an error leaves its last epoch", "[io][run]") {
   CHECK(numbers(path, "blocks/loss") == std::vector<double>{3});
 }
 
+TEST_CASE("append writes whole epochs, as often as it may", "[io][run]") {
+  const TemporaryFolder folder;
+  const auto seldom = folder / "seldom.h5", often = folder / "often.h5";
+  RunFile calm(seldom, provenance(), std::chrono::hours(1));
+  RunFile eager(often, provenance(), std::chrono::seconds(0));
+  for (auto* run : {&calm, &eager}) {
+    const auto traces = declare(*run);
+    for (int t = 0; t < 3; ++t) run->append(traces.epoch, t, {{traces.loss, {1.0 * t}}});
+  }
+  CHECK_FALSE(std::filesystem::exists(seldom));
+  CHECK(numbers(often, "blocks/loss") == std::vector<double>{0, 1});
+}
+
 TEST_CASE("a truncated or damaged run file is an I/O error", "[io][run]") {
   const TemporaryFolder folder;
   const auto path = folder / "run.h5";
   {
     RunFile run(path, provenance());
     const auto traces = declare(run);
-    for (int t = 0; t < 100; ++t) run.append(traces.epoch, t, {{traces.loss, {std::sin(t)}}});
+    for (int t = 0; t < 5000; ++t) run.append(traces.epoch, t, {{traces.loss, {std::sin(t)}}});
     run.finish();
   }
   const auto bytes = read_file(path);
-  for (size_t part = 0; part < 40; ++part) {
+  for (size_t part = 0; part < 36; ++part) {
     write_text(path, bytes.substr(0, part * bytes.size() / 40));
     CAPTURE(part);
     CHECK_THROWS_AS(read_run(path), IoError);
@@ -208,25 +221,17 @@ TEST_CASE("a kill while the run file is written leaves a readable one", "[io][ru
   const auto path = folder / "run.h5";
   RunFile(path, provenance()).flush();
   for (int round = 0; round < 8; ++round) {
-    int ready[2];
-    REQUIRE(pipe(ready) == 0);
-    const auto child = fork();
-    if (child == 0) {
-      RunFile run(path, provenance());
-      const auto traces = declare(run);
-      for (int t = 0;; ++t) {
-        run.append(traces.epoch, t, {{traces.loss, {double(t)}}, {traces.precision, {1, 2}}});
-        run.flush();
-        if (write(ready[1], "x", 1) != 1) _exit(1);
-      }
-    }
-    char byte = 0;
-    REQUIRE(read(ready[0], &byte, 1) == 1);
-    usleep(static_cast<useconds_t>(311 * round));
-    kill(child, SIGKILL);
-    waitpid(child, nullptr, 0);
-    close(ready[0]);
-    close(ready[1]);
+    std::optional<RunFile> writer;
+    std::optional<Traces> traces;
+    double t = 0;
+    const auto write_epoch = [&] {
+      if (!writer) traces = declare(writer.emplace(path, provenance()));
+      writer->append(traces->epoch, t, {{traces->loss, {t}}, {traces->precision, {1, 2}}});
+      writer->flush();
+      ++t;
+    };
+    kill_while(write_epoch,
+               [&] { sha256_hex(std::string(static_cast<size_t>(40'000 * round), 'x')); });
     const auto record = read_run(path);
     REQUIRE(record.numbers("blocks/loss") == record.numbers("blocks/epoch"));
   }

@@ -1,6 +1,7 @@
 // A folder that goes away, and code that runs in a child process.
 #pragma once
 
+#include <signal.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -63,6 +64,31 @@ inline int status_of_child(const std::function<int()>& body) {
   int status = 0;
   waitpid(child, &status, 0);
   return status;
+}
+
+/// Runs `step` again and again in a child, kills that after its first step and a moment more.
+inline void kill_while(const std::function<void()>& step, const std::function<void()>& moment) {
+  int ready[2];
+  REQUIRE(pipe(ready) == 0);
+  const auto child = fork();
+  if (child == 0) {
+    try {
+      for (;;) {
+        step();
+        if (write(ready[1], "x", 1) != 1) _exit(1);
+      }
+    } catch (...) {
+    }
+    _exit(1);
+  }
+  close(ready[1]);
+  char byte = 0;
+  const auto got = read(ready[0], &byte, 1);
+  moment();
+  kill(child, SIGKILL);
+  waitpid(child, nullptr, 0);
+  close(ready[0]);
+  REQUIRE(got == 1);
 }
 
 inline int exit_code_of_child(const std::function<int()>& body) {

@@ -1,0 +1,190 @@
+#include "experiments/evidence/options.h"
+
+#include <fmt/format.h>
+#include <fmt/ranges.h>
+
+#include <CLI/CLI.hpp>
+#include <cmath>
+
+#include "core/error.h"
+#include "core/nearest.h"
+#include "laplace/priors/builtin.h"
+
+namespace evariste {
+namespace {
+
+std::string flag_name(std::string_view key) {
+  std::string name = "--" + std::string(key);
+  std::replace(name.begin(), name.end(), '_', '-');
+  return name;
+}
+
+/// Adds a flag for each field.
+class Flags {
+ public:
+  explicit Flags(CLI::App& app) : app_(app) {}
+
+  template <class Value>
+  void operator()(std::string_view key, Value& value, std::string_view help,
+                  std::initializer_list<std::string_view> choices = {}) {
+    const std::vector<std::string> known(choices.begin(), choices.end());
+    auto* option = app_.add_option(flag_name(key), value, std::string(help));
+    if constexpr (!std::is_same_v<Value, std::vector<double>>)
+      option->multi_option_policy(CLI::MultiOptionPolicy::TakeLast);
+    if (known.empty()) return;
+    option->type_name(fmt::format("{}", fmt::join(known, "|")));
+    option->check([known, key = std::string(key)](const std::string& text) {
+      const bool is_known = std::find(known.begin(), known.end(), text) != known.end();
+      return is_known ? std::string() : unknown_name(key, text, known);
+    });
+  }
+
+ private:
+  CLI::App& app_;
+};
+
+void expect_positive(std::string_view key, double value) {
+  if (!(value > 0) || !std::isfinite(value))
+    throw UsageError(
+        fmt::format("{}: expected a positive number, found {}", flag_name(key), value));
+}
+
+void expect_at_least(std::string_view key, int64_t value, int64_t least) {
+  if (value < least)
+    throw UsageError(
+        fmt::format("{}: expected at least {}, found {}", flag_name(key), least, value));
+}
+
+void expect_values(const EvidenceOptions& o) {
+  for (const auto& [key, value] : {std::pair("network", o.network), std::pair("weights", o.weights),
+                                   std::pair("data", o.data)})
+    if (value.empty())
+      throw UsageError(
+          fmt::format("--{} FILE is missing; --network, --weights and --data are needed", key));
+  expect_positive("temperature", o.temperature);
+  expect_positive("noise", o.noise);
+  for (const auto precision : o.prior_precision) expect_positive("prior_precision", precision);
+  if (o.prior_precision.empty())
+    throw UsageError("--prior-precision: expected one value or one per block, found none");
+  expect_at_least("mc_samples", o.mc_samples, 1);
+  expect_at_least("prior_steps", o.prior_steps, 1);
+  expect_at_least("draws", o.draws, 1);
+  expect_at_least("batch", o.batch, 1);
+  expect_at_least("repeat", o.repeat, 1);
+  expect_at_least("polish", o.polish, 0);
+}
+
+void expect_combination(const EvidenceOptions& o, const CommandLine& line) {
+  const bool is_regression = o.likelihood == "regression";
+  if (o.structure == "ekfac" || o.structure == "lowrank")
+    throw UsageError(fmt::format(
+        "--structure {} is not available in this version: use kron, diag, full or lastlayer",
+        o.structure));
+  if (o.structure == "kron" && o.prior == "diagonal")
+    throw UsageError(
+        "--prior diagonal has one precision per entry, which --structure kron cannot be combined "
+        "with: use --structure diag or full, or --prior layerwise");
+  if (o.prior == "scalar" && o.prior_precision.size() > 1)
+    throw UsageError(fmt::format("--prior scalar takes one --prior-precision, found {}",
+                                 o.prior_precision.size()));
+  if (is_regression && (o.predictive == "mc" || o.predictive == "bridge"))
+    throw UsageError(fmt::format(
+        "--predictive {} with --likelihood regression: the predictive is Gaussian in closed form, "
+        "use map or probit",
+        o.predictive));
+  if (o.likelihood == "bernoulli" && o.predictive == "bridge")
+    throw UsageError(
+        "--predictive bridge is defined for --likelihood classification only: use probit");
+  if (o.fit_noise == "on" && !is_regression)
+    throw UsageError(
+        fmt::format("--fit-noise on needs --likelihood regression, found {}", o.likelihood));
+  if (o.fit_noise == "on" && o.fit == "adam")
+    throw UsageError("--fit-noise on goes with --fit newton or none, found adam");
+  if (line.device != "cpu")
+    throw UsageError(
+        fmt::format("--device {}: evidence computes on the CPU in this version, use --device cpu",
+                    line.device));
+}
+
+}  // namespace
+
+EvidenceRequest parse_evidence_request(int argc, char** argv) {
+  EvidenceRequest request;
+  const auto parse = [&](EvidenceOptions& options) {
+    return parse_command_line(argc, argv, "evidence",
+                              "Laplace evidence, prior fit and predictive of a saved network",
+                              [&](CLI::App& app) { options.visit(Flags(app)); });
+  };
+  auto& line = request.command_line = parse(request.options);
+  if (!line.config.empty()) {
+    request.options =
+        from_toml<EvidenceOptions>(resolve_config(line.config, line.preset, line.set));
+    line = parse(request.options);  // again, so that flags win over the file
+  } else if (!line.set.empty()) {
+    throw UsageError(
+        fmt::format("--set {}: there is no --config to change; use flags", line.set.front()));
+  }
+  expect_values(request.options);
+  expect_combination(request.options, line);
+  return request;
+}
+
+CurvatureOptions curvature_options(const EvidenceOptions& o, const Stream& root, bool bases) {
+  CurvatureOptions c;
+  c.structure = o.structure == "diag"        ? Structure::kDiag
+                : o.structure == "full"      ? Structure::kFull
+                : o.structure == "lastlayer" ? Structure::kLastLayer
+                                             : Structure::kKron;
+  c.fisher = o.fisher == "mc"          ? Fisher::kMonteCarlo
+             : o.fisher == "empirical" ? Fisher::kEmpirical
+                                       : Fisher::kExact;
+  c.mc_samples = o.mc_samples;
+  c.sharing = o.sharing == "reduce" ? Sharing::kReduce : Sharing::kExpand;
+  c.correction = o.correction == "none" ? Correction::kNone : Correction::kTrace;
+  c.bias = o.bias == "expand"  ? BiasCurvature::kExpand
+           : o.bias == "joint" ? BiasCurvature::kJoint
+                               : BiasCurvature::kExact;
+  // --bias chooses among Kronecker rules; the other structures treat every bias exactly.
+  if (c.structure != Structure::kKron) c.bias = BiasCurvature::kExact;
+  c.batch = o.batch;
+  c.stream = root.split("fisher");
+  c.bases = bases;
+  return c;
+}
+
+torch::ScalarType scalar_type(const EvidenceOptions& options) {
+  return options.dtype == "float64" ? torch::kFloat64 : torch::kFloat32;
+}
+
+Link predictive_link(const EvidenceOptions& o) {
+  return o.predictive == "probit"   ? Link::kProbit
+         : o.predictive == "mc"     ? Link::kMc
+         : o.predictive == "bridge" ? Link::kBridge
+                                    : Link::kMap;
+}
+
+std::vector<Prior> make_priors(const EvidenceOptions& options,
+                               const std::vector<const Block*>& blocks) {
+  const auto& given = options.prior_precision;
+  if (given.size() > 1 && given.size() != blocks.size()) {
+    std::vector<std::string> names;
+    for (const auto* block : blocks) names.push_back(block->name);
+    throw UsageError(fmt::format(
+        "--prior-precision: expected one value or one for each of the {} blocks ({}), found {}",
+        blocks.size(), fmt::join(names, ", "), given.size()));
+  }
+  std::vector<Prior> priors;
+  for (size_t m = 0; m < blocks.size(); ++m) {
+    const auto precision = given[given.size() > 1 ? m : 0];
+    if (options.prior == "diagonal") {
+      priors.emplace_back(DiagonalGaussian(precision, blocks[m]->value().sizes()));
+    } else if (options.prior == "scalar" && m > 0) {
+      priors.push_back(priors.front());
+    } else {
+      priors.emplace_back(IsotropicGaussian(precision));
+    }
+  }
+  return priors;
+}
+
+}  // namespace evariste

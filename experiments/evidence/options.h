@@ -1,0 +1,97 @@
+// The flags of `evidence`: one description serves the command line, a TOML given by --config, the
+// help and what --dry-run prints.
+#pragma once
+
+#include "io/command_line.h"
+#include "io/config.h"
+#include "laplace/fit.h"
+#include "laplace/predictive.h"
+#include "laplace/priors/prior.h"
+
+namespace evariste {
+
+struct EvidenceOptions {
+  std::string network, weights, data, test;
+  std::string likelihood = "classification";
+  std::string structure = "kron";
+  std::string fisher = "exact";
+  int64_t mc_samples = 1;
+  std::string sharing = "expand";
+  std::string correction = "trace";
+  std::string bias = "exact";
+  std::string prior = "layerwise";
+  std::vector<double> prior_precision = {1.0};
+  std::string fit = "none";
+  int64_t prior_steps = 100;
+  double temperature = 1.0;
+  double noise = 1.0;
+  std::string fit_noise = "off";
+  std::string predictive = "map";
+  int64_t draws = 100;
+  std::string dtype = "float32";
+  int64_t batch = 250;
+  int64_t repeat = 1;
+  std::string checks = "on";
+  int64_t polish = 0;
+  std::string save;
+
+  template <class Visitor>
+  void visit(Visitor&& field) {
+    field("network", network, "network file, TOML");
+    field("weights", weights, "its weights, safetensors");
+    field("data", data, "safetensors with x [N, ...] and y, int64 [N] or float [N, C]");
+    field("test", test, "the same for a test set");
+    field("likelihood", likelihood, "what the outputs mean",
+          {"classification", "regression", "bernoulli"});
+    field("structure", structure, "of the curvature; lastlayer: dense over the last linear layer",
+          {"kron", "ekfac", "diag", "full", "lastlayer", "lowrank"});
+    field("fisher", fisher, "exact, labels drawn from the model, or the observed labels",
+          {"exact", "mc", "empirical"});
+    field("mc_samples", mc_samples, "labels drawn per sample with --fisher mc");
+    field("sharing", sharing, "positions as samples, or summed first", {"expand", "reduce"});
+    field("correction", correction, "scale each Kronecker block to its exact trace",
+          {"trace", "none"});
+    field("bias", bias, "curvature of a bias shared over positions", {"exact", "expand", "joint"});
+    field("prior", prior, "one precision per block, one for all, or one per entry",
+          {"layerwise", "scalar", "diagonal"});
+    field("prior_precision", prior_precision, "one value, or one per block in order");
+    field("fit", fit, "of the prior precisions: newton runs to the fixed point",
+          {"none", "newton", "adam"});
+    field("prior_steps", prior_steps, "steps of --fit adam");
+    field("temperature", temperature, "divides the log-likelihood");
+    field("noise", noise, "regression: standard deviation of the noise");
+    field("fit_noise", fit_noise, "regression: noise at the maximum of the evidence",
+          {"off", "on"});
+    field("predictive", predictive,
+          "map: plug-in; probit: closed form (regression: variance V + noise^2); mc; bridge",
+          {"map", "probit", "mc", "bridge"});
+    field("draws", draws, "of --predictive mc, per sample");
+    field("dtype", dtype, "of network and data; evidence is float64 always",
+          {"float32", "float64"});
+    field("batch", batch, "samples per chunk; the numbers do not depend on it");
+    field("repeat", repeat, "repetitions, for timing");
+    field("checks", checks, "whether to believe the evidence", {"on", "off"});
+    field("polish", polish, "K-FAC steps towards the mode before everything else");
+    field("save", save, "HDF5 file for the posterior; needs --force where there is one");
+  }
+};
+
+/// Flags over the TOML of --config (keys as the flags, with underscores) over defaults. Throws
+/// UsageError for a bad value or a combination that is undefined or not built.
+struct EvidenceRequest {
+  CommandLine command_line;
+  EvidenceOptions options;
+};
+EvidenceRequest parse_evidence_request(int argc, char** argv);
+
+/// What the options mean to the engine.
+CurvatureOptions curvature_options(const EvidenceOptions& options, const Stream& root, bool bases);
+torch::ScalarType scalar_type(const EvidenceOptions& options);
+Link predictive_link(const EvidenceOptions& options);
+
+/// Fresh priors at --prior-precision, one per block; one handle for all with --prior scalar. Throws
+/// UsageError where the number of precisions is not that of the blocks.
+std::vector<Prior> make_priors(const EvidenceOptions& options,
+                               const std::vector<const Block*>& blocks);
+
+}  // namespace evariste

@@ -1,0 +1,26 @@
+// What the files say: a network with its weights, a likelihood, data that fit both.
+#pragma once
+
+#include <optional>
+
+#include "experiments/evidence/options.h"
+#include "nn/network.h"
+
+namespace evariste {
+
+struct EvidenceProblem {
+  std::shared_ptr<Network> network;  ///< in evaluation mode, of --dtype
+  std::unique_ptr<Likelihood> likelihood;
+  Samples train;
+  std::optional<Samples> test;
+};
+
+/// Throws UsageError (missing file, unknown key, wrong shape, NaN in weights or inputs, labels that
+/// the likelihood does not know) or IoError (truncated or damaged file), naming the file.
+EvidenceProblem load_problem(const EvidenceOptions& options);
+
+/// x [N, ...input] floating, y int64 [N] or floating [N, C], both in `type` where floating.
+Samples load_samples(const std::filesystem::path& file, const Network& network,
+                     const Likelihood& likelihood, torch::ScalarType type);
+
+}  // namespace evariste

@@ -1,0 +1,138 @@
+#include "experiments/evidence/report.h"
+
+#include <nlohmann/json.hpp>
+
+namespace evariste {
+namespace {
+
+using Json = nlohmann::ordered_json;  // a NaN is written as null
+
+Json block_json(const BlockEvidence& block) {
+  return {{"name", block.name},
+          {"parameters", block.parameters},
+          {"prior_precision", block.prior_precision},
+          {"log_det_ratio", block.log_det_ratio},
+          {"scatter", block.scatter},
+          {"effective_dimension", block.effective_dimension},
+          {"evidence_gradient", block.evidence_gradient},
+          {"trace_ratio", block.trace_ratio}};
+}
+
+Json test_json(const Metrics& metrics, bool is_regression) {
+  if (is_regression) return {{"nll", metrics.nll}, {"rmse", metrics.rmse}};
+  return {{"accuracy", metrics.accuracy}, {"nll", metrics.nll}, {"ece", metrics.ece}};
+}
+
+Json rows_json(const Tensor& matrix) {
+  auto rows = Json::array();
+  const auto data = matrix.to(torch::kFloat64).contiguous();
+  for (int64_t i = 0; i < data.size(0); ++i) {
+    const auto* row = data.data_ptr<double>() + i * data.size(1);
+    rows.push_back(std::vector<double>(row, row + data.size(1)));
+  }
+  return rows;
+}
+
+/// Collects the options as JSON under the names of their flags' keys.
+struct ToJson {
+  Json& json;
+  template <class Value>
+  void operator()(std::string_view key, const Value& value, std::string_view,
+                  std::initializer_list<std::string_view> = {}) {
+    json[std::string(key)] = value;
+  }
+};
+
+double megabytes(int64_t bytes) { return 1e-6 * static_cast<double>(bytes); }
+
+std::string seconds_text(std::string_view name, const std::vector<double>& seconds) {
+  return fmt::format("{} {:.3g}", name, *std::min_element(seconds.begin(), seconds.end()));
+}
+
+}  // namespace
+
+std::string evidence_json(const EvidenceOptions& options, const EvidenceProblem& problem,
+                          const EvidenceResult& result, const EvidencePlan& plan) {
+  const auto& e = result.evidence;
+  Json json = {{"n", e.n},
+               {"log_likelihood", e.log_likelihood},
+               {"log_det_ratio", e.log_det_ratio},
+               {"scatter", e.scatter},
+               {"log_evidence", e.log_evidence},
+               {"blocks", Json::array()},
+               {"checks", nullptr},
+               {"test", nullptr},
+               {"test_function_variance", nullptr}};
+  for (const auto& block : e.blocks) json["blocks"].push_back(block_json(block));
+  if (result.checks)
+    json["checks"] = {{"newton_decrement", result.checks->newton_decrement},
+                      {"linearised_gap", result.checks->linearised_gap},
+                      {"believable", result.checks->believable}};
+  if (result.test) {
+    json["test"] = test_json(*result.test, problem.likelihood->is_regression());
+    json["test_function_variance"] = rows_json(result.test_function_variance);
+  }
+  if (options.fit_noise == "on")
+    json["noise"] = std::sqrt(1 / problem.likelihood->curvature_scale());
+  json["seconds"] = {{"fit", result.seconds.fit},
+                     {"eigen", result.seconds.eigen},
+                     {"prior", result.seconds.prior},
+                     {"predict", result.seconds.predict}};
+  json["peak_rss_bytes"] = peak_resident_bytes();
+  json["plan"] = {{"peak_bytes", plan.peak_bytes}};
+  return json.dump();
+}
+
+std::string evidence_table(const EvidenceOptions& options, const EvidenceProblem& problem,
+                           const EvidenceResult& result, const EvidencePlan& plan) {
+  const auto& e = result.evidence;
+  size_t width = 5;
+  for (const auto& block : e.blocks) width = std::max(width, block.name.size());
+  std::string text = fmt::format("{:{}} {:>10} {:>11} {:>11} {:>11} {:>11} {:>11} {:>8}\n", "block",
+                                 width, "parameters", "precision", "effective", "log det",
+                                 "scatter", "gradient", "trace");
+  for (const auto& b : e.blocks)
+    text += fmt::format("{:{}} {:>10} {:>11.4g} {:>11.4g} {:>11.4g} {:>11.4g} {:>11.3g} {:>8.3g}\n",
+                        b.name, width, b.parameters, b.prior_precision, b.effective_dimension,
+                        b.log_det_ratio, b.scatter, b.evidence_gradient, b.trace_ratio);
+  const auto n = static_cast<double>(e.n);
+  text += fmt::format("\nlog evidence {:.8g} nats of {} samples ({:.4g} each) = ", e.log_evidence,
+                      e.n, e.log_evidence / n);
+  text += fmt::format("log-likelihood {:.6g}{} - 1/2 (log det {:.6g} + scatter {:.6g})\n",
+                      e.log_likelihood,
+                      options.temperature == 1 ? "" : fmt::format("/{}", options.temperature),
+                      e.log_det_ratio, e.scatter);
+  text += fmt::format("effective dimension {:.4g}\n", e.effective_dimension());
+  if (options.fit_noise == "on")
+    text += fmt::format("noise {:.6g}\n", std::sqrt(1 / problem.likelihood->curvature_scale()));
+  if (result.checks)
+    text +=
+        fmt::format("believable: {} (Newton decrement {:.3g}, linearised gap {:.3g} per sample)\n",
+                    result.checks->believable ? "yes" : "no", result.checks->newton_decrement,
+                    result.checks->linearised_gap);
+  if (result.test && problem.likelihood->is_regression())
+    text += fmt::format("test: nll {:.6g}, rmse {:.6g}\n", result.test->nll, result.test->rmse);
+  else if (result.test)
+    text += fmt::format("test: accuracy {:.4f}, nll {:.6g}, ece {:.4g}\n", result.test->accuracy,
+                        result.test->nll, result.test->ece);
+  text += fmt::format(
+      "seconds: {}, {}, {}, {}; memory {:.0f} MB (planned {:.0f})\n",
+      seconds_text("fit", result.seconds.fit), seconds_text("eigen", result.seconds.eigen),
+      seconds_text("prior", result.seconds.prior), seconds_text("predict", result.seconds.predict),
+      megabytes(peak_resident_bytes()), megabytes(plan.peak_bytes));
+  return text;
+}
+
+std::string plan_json(EvidenceOptions options, const EvidencePlan& plan) {
+  Json json = {{"config", Json::object()},
+               {"plan", {{"peak_bytes", plan.peak_bytes}, {"seconds", plan.seconds}}}};
+  options.visit(ToJson{json["config"]});
+  return json.dump();
+}
+
+std::string plan_text(EvidenceOptions options, const EvidencePlan& plan) {
+  return fmt::format("{}\n# needs about {:.0f} MB and {} a repeat\n", to_text(to_toml(options)),
+                     megabytes(plan.peak_bytes), duration_text(plan.seconds));
+}
+
+}  // namespace evariste

@@ -1,0 +1,19 @@
+// What stdout shows: one JSON object with the keys of the contract, or a table to read.
+#pragma once
+
+#include "experiments/evidence/measure.h"
+
+namespace evariste {
+
+/// One line. Numbers that were not asked for, do not exist or are not finite are null.
+std::string evidence_json(const EvidenceOptions& options, const EvidenceProblem& problem,
+                          const EvidenceResult& result, const EvidencePlan& plan);
+
+std::string evidence_table(const EvidenceOptions& options, const EvidenceProblem& problem,
+                           const EvidenceResult& result, const EvidencePlan& plan);
+
+/// Of --dry-run: every option with its value, the plan.
+std::string plan_json(EvidenceOptions options, const EvidencePlan& plan);
+std::string plan_text(EvidenceOptions options, const EvidencePlan& plan);
+
+}  // namespace evariste

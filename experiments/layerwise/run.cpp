@@ -1,0 +1,230 @@
+#include "layerwise/run.h"
+
+#include <ATen/Version.h>
+
+#include <chrono>
+#include <fstream>
+
+#include "core/error.h"
+#include "data/transform.h"
+#include "io/atomic_file.h"
+#include "io/interrupt.h"
+#include "layerwise/record.h"
+
+namespace evariste {
+namespace {
+
+namespace fs = std::filesystem;
+constexpr const char* kMapShares = "map_shares";
+
+double seconds_since(std::chrono::steady_clock::time_point start) {
+  return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+}
+
+/// Keys of the trainer within the state of a run.
+State with_prefix(const State& state, const std::string& prefix) {
+  State out;
+  for (const auto& [name, tensor] : state) out[prefix + name] = tensor;
+  return out;
+}
+
+State without_prefix(const State& state, const std::string& prefix) {
+  State out;
+  for (const auto& [name, tensor] : state)
+    if (name.starts_with(prefix)) out[name.substr(prefix.size())] = tensor;
+  return out;
+}
+
+/// [epoch][layer][pathway] as it lies in the state, epoch e at row e - 1.
+std::vector<std::vector<double>> shares_at(const State& state, int64_t epoch) {
+  const auto found = state.find(kMapShares);
+  if (found == state.end() || epoch > found->second.size(0)) return {};
+  const auto row = found->second[epoch - 1];
+  std::vector<std::vector<double>> out;
+  for (int64_t l = 0; l < row.size(0); ++l) {
+    auto& shares = out.emplace_back();
+    for (int64_t k = 0; k < row.size(1); ++k) shares.push_back(row[l][k].item<double>());
+  }
+  return out;
+}
+
+void add_map_shares(State& state, const EpochRecord& record) {
+  std::vector<Tensor> layers;
+  for (const auto& layer : record.shares_variance)
+    layers.push_back(torch::tensor(layer, torch::kFloat64));
+  if (layers.empty()) return;
+  const auto row = torch::stack(layers).unsqueeze(0);
+  const auto found = state.find(kMapShares);
+  state[kMapShares] = found == state.end()
+                          ? row
+                          : torch::cat({found->second.narrow(0, 0, record.epoch - 1), row});
+}
+
+/// The run's own folder: refuses what must not be overwritten, returns the state to resume from.
+State prepare_folder(const fs::path& folder, const CommandLine& cli, const std::string& hash) {
+  const auto state_file = folder / "state.pt";
+  if (!fs::exists(state_file)) {
+    if (fs::exists(folder / "run.h5") && !cli.force && !cli.resume)
+      throw UsageError(fmt::format("{}: a run lies there; --force overwrites it, --resume goes on "
+                                   "with it, --out takes another folder", folder.string()));
+    return {};
+  }
+  if (cli.force) {
+    for (const char* name : {"state.pt", "run.h5", "run.log", "config.toml", "figure.png", "report.html"})
+      fs::remove(folder / name);
+    return {};
+  }
+  auto state = load_state(state_file);
+  const bool finished = state.count("finished") > 0;
+  if (!cli.resume)
+    throw UsageError(fmt::format("{}: {} run lies there; --force overwrites it, {}, --out takes "
+                                 "another folder", folder.string(), finished ? "a finished" : "an unfinished",
+                                 finished ? "--resume prints its table" : "--resume goes on with it"));
+  const auto found = state.find("config_hash");
+  if (found != state.end() && tensor_text(found->second) != hash)
+    throw UsageError(fmt::format("{}: its state belongs to another configuration (config.toml there "
+                                 "says which); use --force or another --out", folder.string()));
+  return state;
+}
+
+}  // namespace
+
+std::string run_name(const std::string& task, const std::string& preset, int64_t seed) {
+  return fmt::format("{}-{}-seed{}", task, preset, seed);
+}
+
+Digits load_digits(const LayerwiseConfig& config, const fs::path& root) {
+  const Stream stream = Stream(static_cast<uint64_t>(config.data.seed)).split("data");
+  auto train = load_dataset(config.data.set, root, Split::Train);
+  auto test = load_dataset(config.data.set, root, Split::Test);
+  if (config.data.train < 1 || config.data.train > train.size())
+    throw UsageError(fmt::format("data.train: expected 1 ... {}, found {}", train.size(), config.data.train));
+  if (config.data.test < 1 || config.data.test > test.size())
+    throw UsageError(fmt::format("data.test: expected 1 ... {}, found {}", test.size(), config.data.test));
+  return {random_subset(train, config.data.train, stream.split("subset")),
+          subset(test, torch::arange(config.data.test))};
+}
+
+Run run_task(const LayerwiseConfig& config, const std::string& task, int64_t seed,
+             bool with_controls, const Digits& digits, const fs::path& folder,
+             const CommandLine& cli) {
+  // The record of this run alone: --config it to repeat.
+  auto own = config;
+  own.seed = seed;
+  own.seeds = 1;
+  own.control_seeds = 1;
+  own.tasks = {task};
+  if (!with_controls) own.controls.clear();
+  const auto table = to_toml(own);
+  const auto hash = config_hash(table);
+  auto state = prepare_folder(folder, cli, hash);
+  if (state.count("finished")) return get_results(state);
+
+  std::error_code failure;
+  fs::create_directories(folder, failure);
+  if (failure) throw IoError(fmt::format("{}: cannot be made: {}", folder.string(), failure.message()));
+  write_atomically(folder / "config.toml", to_text(table));
+  Log log({.file = folder / "run.log", .quiet = cli.quiet});
+  auto provenance = collect_provenance(table, cli, {{"torch", TORCH_VERSION}}, digits.train.sha256);
+  provenance.seed = seed;
+  const auto record_file = folder / "run.h5";
+  const bool resumed = !state.empty() && fs::exists(record_file);
+  if (!resumed) state.clear();
+  auto run = resumed ? RunFile::resume(record_file, provenance) : RunFile(record_file, provenance);
+  state["config_hash"] = text_tensor(hash);
+
+  const auto label = task == "digit" ? QuadrantLabel::Digit : QuadrantLabel::Quadrant;
+  const Stream data = Stream(static_cast<uint64_t>(config.data.seed)).split("data");
+  const auto train = quadrant_mnist(digits.train, label, data.split("train"));
+  const auto test = quadrant_mnist(digits.test, label, data.split("test"));
+  const auto pathways = pathway_types(config.network);
+
+  // MAP first: its shares stand beside those of the evidence run, epoch by epoch.
+  std::vector<std::string> members;
+  for (const auto& control : own.controls)
+    if (control == "map") members.push_back(control);
+  members.emplace_back("evidence");
+  for (const auto& control : own.controls)
+    if (control != "map") members.push_back(control);
+
+  auto results = get_results(state);
+  const Stream root(static_cast<uint64_t>(seed));
+  for (const auto& name : members) {
+    if (results.count(name)) continue;
+    const auto member = make_member(own, name);
+    auto network = build_network(member.network, "[network]", train.classes);
+    initialise(*network, root.split("init"), member.prior.lean);
+    const auto likelihood = std::make_shared<Softmax>();
+    Trainer trainer(network, likelihood, {train.x, train.y, 0}, {test.x, test.y, 0}, member.train,
+                    member.prior, member.prior_keys, root.split("train"), log);
+    double seconds = 0;
+    const auto prefix = "member." + name + ".";
+    if (const auto saved = without_prefix(state, prefix); !saved.empty()) {
+      trainer.set_state(saved);
+      seconds = saved.at("seconds").item<double>();
+      log.line(fmt::format("{} {}: resumed after epoch {}", task, name, trainer.epoch()));
+    }
+    Recorder recorder(run, name == "evidence" ? "" : fmt::format("controls/{}/", name), trainer,
+                      pathways, trainer.epoch());
+    while (!trainer.is_done()) {
+      const auto start = std::chrono::steady_clock::now();
+      const auto record = trainer.run_epoch();
+      seconds += seconds_since(start);
+      recorder.append(record, seconds, name == "evidence" ? shares_at(state, record.epoch)
+                                                          : std::vector<std::vector<double>>());
+      if (name == "map") add_map_shares(state, record);
+      std::erase_if(state, [&](const auto& item) { return item.first.starts_with(prefix); });
+      auto saved = trainer.state();
+      saved["seconds"] = torch::tensor(seconds, torch::kFloat64);
+      state.merge(with_prefix(saved, prefix));
+      run.flush();
+      save_state(folder / "state.pt", state);
+      log.progress(fmt::format("{} seed {} {}", task, seed, name), record.epoch, member.train.epochs,
+                   fmt::format("loss {:.3f}, test {:.1f}%{}", record.train_loss,
+                               100 * record.test_accuracy,
+                               record.evidence ? fmt::format(", log q/N {:.3f}",
+                                                             record.evidence->log_evidence /
+                                                                 static_cast<double>(train.size()))
+                                               : ""));
+      if (interrupt_signal() != 0) {
+        run.stop("interrupted");
+        throw_if_interrupted();
+      }
+    }
+    const auto start = std::chrono::steady_clock::now();
+    const auto outcome = trainer.outcome();
+    seconds += seconds_since(start);
+    results[name] = make_result(name, outcome, trainer, seconds);
+    std::erase_if(state, [&](const auto& item) { return item.first.starts_with(prefix); });
+    put_result(state, results[name]);
+    save_weights(*network, folder / (name == "evidence" ? "weights.safetensors"
+                                                        : fmt::format("weights-{}.safetensors", name)));
+    save_state(folder / "state.pt", state);
+    log.line(fmt::format("{} seed {} {}: test {:.2f}%, NLL {:.3f}, log q/N {:.3f}, decrement {:.3f}, gap "
+                         "{:+.2f}, {}, {:.0f} s", task, seed, name, 100 * results[name].accuracy,
+                         results[name].nll, results[name].per_datum(results[name].log_evidence),
+                         results[name].decrement, results[name].gap,
+                         results[name].believable ? "believable" : "NOT believable", seconds));
+  }
+
+  const auto rows = table_rows({results}, pathways);
+  std::vector<std::string> names;
+  std::vector<double> means, spreads;
+  std::vector<int64_t> counts;
+  for (const auto& row : rows) {
+    names.push_back(row.name);
+    means.push_back(row.mean);
+    spreads.push_back(row.std);
+    counts.push_back(row.seeds);
+  }
+  const auto row = run.labels("table/row", names, "what");
+  run.array("table/mean", {row}, means, "mean over seeds");
+  run.array("table/std", {row}, spreads, "standard deviation over seeds");
+  run.array("table/seeds", {row}, counts, "number of seeds");
+  run.finish({{"task", task}});
+  state["finished"] = torch::ones({});
+  save_state(folder / "state.pt", state);
+  return results;
+}
+
+}  // namespace evariste

@@ -1,0 +1,27 @@
+// One run of the experiment: one task, one seed, the evidence training and its controls.
+#pragma once
+
+#include <filesystem>
+
+#include "data/dataset.h"
+#include "layerwise/config.h"
+#include "layerwise/table.h"
+
+namespace evariste {
+
+/// The images of both tasks, loaded once.
+struct Digits {
+  Dataset train, test;
+};
+Digits load_digits(const LayerwiseConfig& config, const std::filesystem::path& root);
+
+/// Runs, or resumes, or only reads what is finished. Leaves run.h5, state.pt, run.log, config.toml in
+/// `folder`. `with_controls`: the seeds beyond control_seeds have none.
+Run run_task(const LayerwiseConfig& config, const std::string& task, int64_t seed,
+             bool with_controls, const Digits& digits, const std::filesystem::path& folder,
+             const CommandLine& command_line);
+
+/// Folder of a run below `--out`: "digit-quick-seed1".
+std::string run_name(const std::string& task, const std::string& preset, int64_t seed);
+
+}  // namespace evariste

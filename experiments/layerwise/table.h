@@ -1,0 +1,29 @@
+// The tables the experiment prints: one per task, and the summary over seeds.
+#pragma once
+
+#include "layerwise/result.h"
+
+namespace evariste {
+
+/// Results of one run (task and seed), by member.
+using Run = std::map<std::string, Result>;
+
+/// Per layer: log precision, effective dimension and variance share of each pathway beside the share
+/// of the MAP control; then evidence with checks, accuracy and NLL of every member.
+std::string run_table(const std::string& task, const Run& run,
+                      const std::vector<std::string>& pathways);
+
+/// Mean +- standard deviation over seeds, with their number, as Markdown.
+std::string summary_table(const std::string& task, const std::vector<Run>& runs,
+                          const std::vector<std::string>& pathways);
+
+/// One line per number of run_table's second part, for `/table` of the run file.
+struct TableRow {
+  std::string name;
+  double mean = 0, std = 0;
+  int64_t seeds = 0;
+};
+std::vector<TableRow> table_rows(const std::vector<Run>& runs,
+                                 const std::vector<std::string>& pathways);
+
+}  // namespace evariste

@@ -1,0 +1,96 @@
+// What a training run is told. One description serves parsing, help and the record.
+#pragma once
+
+#include <cstdint>
+#include <string>
+
+namespace evariste {
+
+struct RefreshConfig {
+  int64_t every = 1, samples = 2000, draws = 1, checks_every = 5, check_samples = 1000;
+  int64_t final_samples = 0, final_draws = 1;
+  std::string fisher = "sketch", correction = "trace", final_fisher = "exact";
+
+  template <class Visitor>
+  void visit(Visitor&& field) {
+    field("every", every, "epochs between curvature refreshes");
+    field("samples", samples, "training images a refresh looks at, rescaled to all; 0: all");
+    field("fisher", fisher, "columns of the output Hessian",
+          {"sketch", "exact", "mc", "empirical"});
+    field("draws", draws, "columns per image of sketch and mc");
+    field("correction", correction, "trace-corrected Kronecker factors or plain", {"trace", "none"});
+    field("checks_every", checks_every, "refreshes between checks of the evidence");
+    field("check_samples", check_samples, "training images the checks look at; 0: all");
+    field("final_fisher", final_fisher, "the same for the evidence of the finished network",
+          {"exact", "sketch", "mc", "empirical"});
+    field("final_draws", final_draws, "columns per image of it");
+    field("final_samples", final_samples, "training images it looks at; 0: all");
+  }
+};
+
+struct KfacConfig {
+  double lr = 0.03, momentum = 0.9, clip = 5e-4, average = 0.5;
+  double damping = 100, damping_min = 2, damping_max = 1e4, damping_factor = 0.9;
+  int64_t damping_every = 5;
+
+  template <class Visitor>
+  void visit(Visitor&& field) {
+    field("lr", lr, "step size, cosine to 0 over the K-FAC epochs");
+    field("momentum", momentum, "of the preconditioned steps");
+    field("clip", clip, "kappa, bound on the predicted change of the mean log-likelihood per step");
+    field("average", average, "the last part of an epoch's steps whose weights are averaged");
+    field("damping", damping, "epsilon added to the curvature, at the start");
+    field("damping_min", damping_min, "least epsilon");
+    field("damping_max", damping_max, "greatest epsilon");
+    field("damping_factor", damping_factor, "factor of one adaptation of epsilon");
+    field("damping_every", damping_every, "steps between adaptations");
+  }
+};
+
+struct TrainConfig {
+  int64_t epochs = 24, batch = 125, burn_in = 2, test_samples = 2000, evaluation_batch = 500;
+  double burn_in_lr = 0.02, burn_in_decay = 0.01, lr = 0.05, lr_end = 0;
+  std::string optimiser = "kfac";
+  RefreshConfig refresh;
+  KfacConfig kfac;
+
+  template <class Visitor>
+  void visit(Visitor&& field) {
+    field("epochs", epochs, "passes over the training set, burn-in included");
+    field("batch", batch, "images per step");
+    field("optimiser", optimiser, "of the weights", {"kfac", "sgd", "adam"});
+    field("burn_in", burn_in, "epochs of SGD before K-FAC, with little prior");
+    field("burn_in_lr", burn_in_lr, "step size of the burn-in, cosine");
+    field("burn_in_decay", burn_in_decay, "part of the prior that acts in the burn-in");
+    field("lr", lr, "step size of sgd and adam, cosine");
+    field("lr_end", lr_end, "its last value");
+    field("test_samples", test_samples, "test images looked at in each epoch; the end takes all");
+    field("evaluation_batch", evaluation_batch, "images per forward pass without steps");
+    field("refresh", refresh, "the curvature");
+    field("kfac", kfac, "the preconditioned step");
+  }
+};
+
+struct PriorUpdateConfig {
+  std::string type = "isotropic-gaussian", init = "matched", share = "block", update = "newton";
+  double lean = 1, trust = 2, ramp = 0.1, fitted = 0.6;
+  int64_t hold = 5, settle = 2;
+
+  template <class Visitor>
+  void visit(Visitor&& field) {
+    field("type", type, "name of the prior of each block");
+    field("init", init, "precision at the start: that of the initialisation, or 1",
+          {"matched", "unit"});
+    field("share", share, "one prior per block, or one for all", {"block", "all"});
+    field("update", update, "how the evidence moves it; none holds it fixed (MAP)",
+          {"newton", "adam", "none"});
+    field("lean", lean, "start with this much more variance in the first pathway of each sum");
+    field("trust", trust, "largest change of a log precision in one refresh");
+    field("ramp", ramp, "part of the prior that acts until the network has begun to fit");
+    field("fitted", fitted, "begun to fit: training loss below this part of the label entropy");
+    field("settle", settle, "last epochs in which the prior stands still");
+    field("hold", hold, "K-FAC epochs with the whole prior before the evidence moves it");
+  }
+};
+
+}  // namespace evariste

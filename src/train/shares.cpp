@@ -1,0 +1,99 @@
+#include "train/shares.h"
+
+namespace evariste {
+namespace {
+
+/// The tape of one module found by identity: sums may stand anywhere in the tree.
+const Tape* find_tape(const Layer& layer, const Tape& tape, const Layer* wanted) {
+  if (&layer == wanted) return &tape;
+  const auto children = layer.children();
+  for (size_t i = 0; i < tape.children.size() && i < children.size(); ++i) {
+    const auto* child = dynamic_cast<const Layer*>(children[i].get());
+    if (!child) continue;
+    if (const auto* found = find_tape(*child, tape.children[i], wanted)) return found;
+  }
+  return nullptr;
+}
+
+std::vector<double> normalised(std::vector<double> values) {
+  double sum = 0;
+  for (const double v : values) sum += v;
+  for (double& v : values) v = sum > 0 ? v / sum : 1.0 / static_cast<double>(values.size());
+  return values;
+}
+
+}  // namespace
+
+std::vector<PathwayLayer> pathway_layers(Network& network) {
+  named_blocks(network);
+  std::vector<PathwayLayer> out;
+  for (const auto& item : network.named_modules("", false)) {
+    auto* sum = dynamic_cast<Sum*>(item.value().get());
+    if (!sum) continue;
+    PathwayLayer layer;
+    layer.name = item.key();
+    layer.layer = sum;
+    for (size_t k = 0; k < sum->paths().size(); ++k) {
+      layer.paths.push_back(fmt::format("{}.{}", item.key(), k));
+      auto& blocks = layer.blocks.emplace_back();
+      sum->paths()[k]->visit_blocks([&](Block& block) {
+        if (!block.is_bias) blocks.push_back(&block);
+      });
+    }
+    out.push_back(std::move(layer));
+  }
+  return out;
+}
+
+std::vector<std::vector<double>> variance_shares(const Network& network,
+                                                 const std::vector<PathwayLayer>& layers,
+                                                 const Tensor& x, int64_t batch) {
+  torch::NoGradGuard no_grad;
+  std::vector<std::vector<Tensor>> sums(layers.size()), squares(layers.size());
+  for (int64_t begin = 0; begin < x.size(0); begin += batch) {
+    Tape tape;
+    network.forward(x.narrow(0, begin, std::min(batch, x.size(0) - begin)), &tape);
+    for (size_t l = 0; l < layers.size(); ++l) {
+      const auto* found = find_tape(network, tape, layers[l].layer);
+      sums[l].resize(layers[l].paths.size());
+      squares[l].resize(layers[l].paths.size());
+      for (size_t k = 0; k < layers[l].paths.size(); ++k) {
+        const auto out = found->children[k].output.to(torch::kFloat64);
+        const auto sum = out.sum(0), square = out.square().sum(0);
+        sums[l][k] = sums[l][k].defined() ? sums[l][k] + sum : sum;
+        squares[l][k] = squares[l][k].defined() ? squares[l][k] + square : square;
+      }
+    }
+  }
+  const auto n = static_cast<double>(x.size(0));
+  std::vector<std::vector<double>> shares;
+  for (size_t l = 0; l < layers.size(); ++l) {
+    std::vector<double> variances;
+    for (size_t k = 0; k < sums[l].size(); ++k)
+      variances.push_back(
+          (squares[l][k] / n - (sums[l][k] / n).square()).clamp_min(0).sum().item<double>());
+    shares.push_back(normalised(std::move(variances)));
+  }
+  return shares;
+}
+
+std::vector<std::vector<double>> effective_shares(const Evidence& evidence,
+                                                  const std::vector<PathwayLayer>& layers) {
+  std::map<std::string, double> density;  // gamma / P
+  for (const auto& block : evidence.blocks)
+    density[block.name] = block.effective_dimension / static_cast<double>(block.parameters);
+  std::vector<std::vector<double>> shares;
+  for (const auto& layer : layers) {
+    std::vector<double> values;
+    for (const auto& blocks : layer.blocks) {
+      double mean = 0;
+      for (const auto* block : blocks)
+        mean += density[block->name] / static_cast<double>(blocks.size());
+      values.push_back(mean);
+    }
+    shares.push_back(normalised(std::move(values)));
+  }
+  return shares;
+}
+
+}  // namespace evariste

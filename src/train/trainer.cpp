@@ -1,0 +1,481 @@
+#include "train/trainer.h"
+
+#include <algorithm>
+#include <cmath>
+#include <numbers>
+
+#include "core/error.h"
+#include "laplace/priors/builtin.h"
+
+namespace evariste {
+namespace {
+
+constexpr int64_t kMaxRestarts = 5;
+
+Fisher fisher_named(const std::string& name) {
+  if (name == "exact") return Fisher::kExact;
+  if (name == "mc") return Fisher::kMonteCarlo;
+  if (name == "empirical") return Fisher::kEmpirical;
+  return Fisher::kSketch;
+}
+
+/// [n] int64: a permutation of 0 ... n-1.
+Tensor permutation(int64_t n, const Stream& stream) {
+  auto order = torch::arange(n);
+  auto* p = order.data_ptr<int64_t>();
+  Draws draws(stream);
+  for (int64_t i = n - 1; i > 0; --i)
+    std::swap(p[i], p[draws.below(static_cast<uint64_t>(i + 1))]);
+  return order;
+}
+
+}  // namespace
+
+Metrics plug_in_metrics(const Network& network, const Likelihood& likelihood, const Samples& data,
+                        int64_t batch) {
+  torch::NoGradGuard no_grad;
+  std::vector<Tensor> outputs;
+  for (int64_t begin = 0; begin < data.count(); begin += batch)
+    outputs.push_back(
+        network.forward(data.x.narrow(0, begin, std::min(batch, data.count() - begin))));
+  const auto prediction = likelihood.predict(torch::cat(outputs));
+  if (likelihood.name() == "classification") return classification_metrics(prediction, data.y);
+  if (likelihood.name() == "bernoulli") return bernoulli_metrics(prediction, data.y);
+  const auto variance = torch::full_like(prediction, 1.0 / likelihood.curvature_scale());
+  return regression_metrics(prediction, variance, data.y);
+}
+
+Priors make_priors(Network& network, const PriorUpdateConfig& config, const toml::table& table) {
+  const auto matched = matched_precisions(network, config.lean);
+  const auto blocks = named_blocks(network);
+  Priors priors;
+  for (size_t m = 0; m < blocks.size(); ++m) {
+    if (config.share == "all" && m > 0) {
+      priors.push_back(priors[0]);
+      continue;
+    }
+    const auto shape = blocks[m]->value().sizes().vec();
+    const double precision = config.init == "unit" ? 1.0 : matched[m];
+    priors.push_back(make_prior({table, precision, shape}));
+  }
+  return priors;
+}
+
+Trainer::Trainer(std::shared_ptr<Network> network, std::shared_ptr<Likelihood> likelihood,
+                 Samples train, Samples test, TrainConfig config, PriorUpdateConfig prior_config,
+                 const toml::table& prior, const Stream& stream, Log& log)
+    : network_(std::move(network)),
+      likelihood_(std::move(likelihood)),
+      train_(std::move(train)),
+      test_(std::move(test)),
+      config_(std::move(config)),
+      prior_config_(std::move(prior_config)),
+      stream_(stream),
+      log_(log),
+      blocks_(named_blocks(*network_)),
+      layers_(pathway_layers(*network_)),
+      priors_(make_priors(*network_, prior_config_, prior)) {
+  likelihood_->check_labels(train_.y, network_->outputs());
+  likelihood_->check_labels(test_.y, network_->outputs());
+  if (config_.batch < 1 || config_.batch > train_.count())
+    throw UsageError(fmt::format("train.batch: expected 1 ... {} (the training images), found {}",
+                                 train_.count(), config_.batch));
+  if (config_.epochs < 1 || config_.burn_in < 0 || config_.burn_in > config_.epochs)
+    throw UsageError(fmt::format("train.burn_in: expected 0 ... epochs = {}, found {}",
+                                 config_.epochs, config_.burn_in));
+  network_->eval();
+  label_entropy_ = -likelihood_->baseline(train_.y, network_->outputs());
+  if (config_.optimiser == "kfac") {
+    kfac_ = std::make_unique<KfacStep>(blocks_, config_.kfac);
+    prior_factor_ = prior_config_.ramp;
+  } else {
+    for (const auto* block : blocks_) {
+      first_moments_.push_back(torch::zeros_like(block->weight()).detach());
+      second_moments_.push_back(torch::zeros_like(block->weight()).detach());
+    }
+  }
+}
+
+std::vector<std::string> Trainer::block_names() const {
+  std::vector<std::string> names;
+  for (const auto* block : blocks_) names.push_back(block->name);
+  return names;
+}
+
+bool Trainer::is_kfac_epoch() const { return kfac_ && epoch_ >= config_.burn_in; }
+
+bool Trainer::wants_refresh() const {
+  const auto since = epoch_ - config_.burn_in;
+  return since >= 0 && (since % config_.refresh.every == 0 || (kfac_ && !curvature_));
+}
+
+double Trainer::cosine_rate(double from, double to, int64_t step, int64_t steps) const {
+  const double t = static_cast<double>(step) / static_cast<double>(std::max<int64_t>(steps, 1));
+  return rate_factor_ * (to + 0.5 * (from - to) * (1 + std::cos(std::numbers::pi * t)));
+}
+
+std::vector<double> Trainer::pulls() const {
+  torch::NoGradGuard no_grad;
+  std::vector<double> out;
+  for (size_t m = 0; m < blocks_.size(); ++m) {
+    const auto precision = priors_[m].precision(blocks_[m]->value().to(torch::kFloat64));
+    if (precision.numel() != 1)
+      throw UsageError(fmt::format("prior {}: training needs one precision per block, this one has "
+                                   "{} for {}", priors_[m].name(), precision.numel(), blocks_[m]->name));
+    out.push_back(precision.item<double>());
+  }
+  return out;
+}
+
+CurvatureOptions Trainer::refresh_options() const {
+  CurvatureOptions options;
+  options.fisher = fisher_named(config_.refresh.fisher);
+  options.mc_samples = config_.refresh.draws;
+  options.correction =
+      config_.refresh.correction == "trace" ? Correction::kTrace : Correction::kNone;
+  options.batch = config_.evaluation_batch;
+  options.stream = stream_.split("fisher").split(static_cast<uint64_t>(epoch_));
+  options.eigen_type = train_.x.scalar_type();
+  return options;
+}
+
+Samples Trainer::refresh_samples(int64_t count, const Stream& stream) const {
+  if (count <= 0 || count >= train_.count()) return train_;
+  const auto rows = permutation(train_.count(), stream).narrow(0, 0, count);
+  return {train_.x.index_select(0, rows), train_.y.index_select(0, rows), train_.count()};
+}
+
+void Trainer::keep_good_state(double log_likelihood) {
+  // A state well below the best one so far is not worth going back to.
+  constexpr double kWorse = 1.5, kSlack = 0.2;
+  if (good_.empty() || log_likelihood > std::min(kWorse * best_log_likelihood_ - 0.5 * kSlack, -kSlack))
+  {
+    good_.clear();  // a state holds the good one besides itself: never one inside the other
+    good_ = state();
+  }
+  best_log_likelihood_ = std::max(best_log_likelihood_, log_likelihood);
+}
+
+void Trainer::refresh(EpochRecord& record) {
+  const auto epoch = static_cast<uint64_t>(epoch_);
+  const auto data =
+      refresh_samples(config_.refresh.samples, stream_.split("refresh").split(epoch));
+  auto options = refresh_options();
+  const bool checks = refreshes_ % config_.refresh.checks_every == 0;
+  options.bases = kfac_ != nullptr || checks;
+  const auto fit = fit_curvature(*network_, *likelihood_, data, options);
+  curvature_ = fit.curvature;
+  record.evidence = evaluate_evidence(fit, *likelihood_, priors_);
+  keep_good_state(fit.log_likelihood / static_cast<double>(train_.count()));
+  if (checks) {
+    const auto part = refresh_samples(config_.refresh.check_samples, stream_.split("check").split(epoch));
+    record.checks = check_evidence(*network_, *likelihood_, part, fit, priors_, 1.0,
+                                   stream_.split("posterior").split(epoch), config_.evaluation_batch);
+    far_from_mode_ = record.checks->newton_decrement > Believable().decrement;
+  }
+  ++refreshes_;
+  const bool fitted = !kfac_ || full_epochs_ > prior_config_.hold;
+  if (!fitted || epoch_ >= config_.epochs - prior_config_.settle) return;
+  if (prior_config_.update == "newton") {
+    NewtonOptions newton;
+    newton.trust_region = prior_config_.trust;
+    newton.only_raise = far_from_mode_;
+    fit_priors_newton(priors_, *curvature_, newton);
+  } else if (prior_config_.update == "adam") {
+    adam_prior_.step(priors_, *curvature_);
+  }
+}
+
+double Trainer::kfac_epoch(const Tensor& order) {
+  auto precisions = pulls();
+  for (auto& p : precisions) p *= prior_factor_;
+  kfac_->enter(static_cast<const KronCurvature&>(*curvature_), precisions);
+  const auto per_epoch = train_.count() / config_.batch;
+  const auto first = (epoch_ - config_.burn_in) * per_epoch;
+  const auto total = (config_.epochs - config_.burn_in) * per_epoch;
+  const auto averaged_from =
+      per_epoch - static_cast<int64_t>(config_.kfac.average * static_cast<double>(per_epoch));
+  double sum = 0;
+  for (int64_t i = 0; i < per_epoch; ++i) {
+    const auto rows = order.narrow(0, i * config_.batch, config_.batch);
+    const auto x = train_.x.index_select(0, rows), y = train_.y.index_select(0, rows);
+    const auto loss = [&](bool with_gradient) {
+      Tape tape;
+      const auto f = network_->forward(x, with_gradient ? &tape : nullptr);
+      if (with_gradient)
+        network_->backward(
+            likelihood_->score(f, y).unsqueeze(0), tape,
+            [&](const Block& block, const Tensor& input, const Tensor& g) {
+              kfac_->gradient(block, input, g[0]);
+            },
+            false);
+      return -likelihood_->log_density(f, y).sum().item<double>();
+    };
+    const double lr = cosine_rate(config_.kfac.lr, 0, first + i, total);
+    const double before = kfac_->step(
+        loss, lr, static_cast<double>(train_.count()) / static_cast<double>(config_.batch),
+        i >= averaged_from);
+    if (!std::isfinite(before)) {
+      kfac_->leave();
+      return before;
+    }
+    sum += before;
+  }
+  kfac_->leave();
+  return sum / static_cast<double>(per_epoch * config_.batch);
+}
+
+double Trainer::first_order_epoch(const Tensor& order) {
+  constexpr double kMomentum = 0.9, kBeta1 = 0.9, kBeta2 = 0.999, kEpsilon = 1e-8;
+  torch::NoGradGuard no_grad;
+  const bool burn_in = kfac_ != nullptr;
+  const bool adam = config_.optimiser == "adam";
+  const auto precisions = pulls();
+  const auto per_epoch = train_.count() / config_.batch;
+  const auto n = static_cast<double>(train_.count());
+  if (first_moments_.empty())
+    for (const auto* block : blocks_)
+      first_moments_.push_back(torch::zeros_like(block->weight()).detach());
+  std::map<const Block*, size_t> index;
+  for (size_t m = 0; m < blocks_.size(); ++m) index[blocks_[m]] = m;
+  double sum = 0;
+  for (int64_t i = 0; i < per_epoch; ++i) {
+    const auto rows = order.narrow(0, i * config_.batch, config_.batch);
+    const auto x = train_.x.index_select(0, rows), y = train_.y.index_select(0, rows);
+    const auto step = epoch_ * per_epoch + i;
+    const double lr =
+        burn_in ? cosine_rate(config_.burn_in_lr, 0, step, config_.burn_in * per_epoch)
+                : cosine_rate(config_.lr, config_.lr_end, step, config_.epochs * per_epoch);
+    Tape tape;
+    const auto f = network_->forward(x, &tape);
+    const double loss = -likelihood_->log_density(f, y).sum().item<double>();
+    if (!std::isfinite(loss)) return loss;
+    sum += loss;
+    network_->backward(
+        likelihood_->score(f, y).unsqueeze(0) / static_cast<double>(-config_.batch), tape,
+        [&](const Block& block, const Tensor& input, const Tensor& g) {
+          const auto m = index.at(&block);
+          auto weight = blocks_[m]->weight();
+          auto gradient = block.from_matrix(block.gradient(input, g[0]));
+          const double pull = precisions[m] / n;
+          if (adam) {
+            gradient = gradient.add(weight, pull);
+            first_moments_[m].mul_(kBeta1).add_(gradient, 1 - kBeta1);
+            second_moments_[m].mul_(kBeta2).addcmul_(gradient, gradient, 1 - kBeta2);
+            const double t = static_cast<double>(step + 1);
+            const auto v = (second_moments_[m] / (1 - std::pow(kBeta2, t))).sqrt_().add_(kEpsilon);
+            weight.addcdiv_(first_moments_[m], v, -lr / (1 - std::pow(kBeta1, t)));
+          } else {
+            // The prior outside the momentum buffer, implicitly: explicit steps are unstable for
+            // large precisions. 1/(1 - momentum) gives the fixed point of the whole prior.
+            first_moments_[m].mul_(kMomentum).add_(gradient);
+            const double part = burn_in ? config_.burn_in_decay : 1 / (1 - kMomentum);
+            weight.add_(first_moments_[m], -lr).div_(1 + lr * part * pull);
+          }
+        },
+        false);
+  }
+  return sum / static_cast<double>(per_epoch * config_.batch);
+}
+
+double Trainer::minibatches(EpochRecord& record) {
+  const auto order =
+      permutation(train_.count(), stream_.split("shuffle").split(static_cast<uint64_t>(epoch_)));
+  const bool kfac = is_kfac_epoch();
+  const auto per_epoch = train_.count() / config_.batch;
+  if (kfac) {
+    record.learning_rate =
+        cosine_rate(config_.kfac.lr, 0, (epoch_ - config_.burn_in) * per_epoch,
+                    (config_.epochs - config_.burn_in) * per_epoch);
+  } else if (kfac_) {
+    record.learning_rate = cosine_rate(config_.burn_in_lr, 0, epoch_, config_.burn_in);
+  } else {
+    record.learning_rate = cosine_rate(config_.lr, config_.lr_end, epoch_, config_.epochs);
+  }
+  record.prior_factor = kfac ? prior_factor_ : 1.0;
+  const double loss = kfac ? kfac_epoch(order) : first_order_epoch(order);
+  if (kfac) record.damping = kfac_->damping();
+  return loss;
+}
+
+bool Trainer::recover(double loss) {
+  // Twice the loss of chance, once the fit has begun, is divergence that has not reached NaN yet.
+  const bool diverged = !std::isfinite(loss) ||
+                        (is_kfac_epoch() && epoch_ > config_.burn_in + 2 &&
+                         loss > 2 * std::log(static_cast<double>(network_->outputs())) &&
+                         !likelihood_->is_regression());
+  if (!diverged) return false;
+  if (++restarts_ > kMaxRestarts || good_.empty())
+    throw NumericalError(fmt::format(
+        "epoch {}: the training loss is {} and {} restarts from the last good state did not help; "
+        "lower train.kfac.lr or raise train.kfac.damping", epoch_ + 1, loss, restarts_ - 1));
+  const auto restarts = restarts_;
+  const auto rate = rate_factor_ * 0.5;
+  const auto failed = epoch_;
+  const auto good = good_;
+  set_state(good);
+  good_ = good;
+  restarts_ = restarts;
+  rate_factor_ = rate;
+  if (kfac_) kfac_->raise_damping(4 * std::pow(2.0, static_cast<double>(restarts)));
+  if (kfac_) kfac_->forget_momentum();
+  log_.line(fmt::format("epoch {}: training loss {:.3g}; back to epoch {} with half the step size",
+                        failed + 1, loss, epoch_));
+  return true;
+}
+
+EpochRecord Trainer::run_epoch() {
+  EpochRecord record;
+  for (;;) {
+    record = EpochRecord();
+    double loss = std::numeric_limits<double>::quiet_NaN();
+    try {
+      if (is_kfac_epoch() && epoch_ == config_.burn_in) {
+        kfac_->forget_momentum();
+        first_moments_.clear();
+      }
+      if (wants_refresh()) refresh(record);
+      loss = minibatches(record);
+    } catch (const NumericalError& error) {
+      if (kfac_) kfac_->leave();
+      if (good_.empty()) throw;
+      log_.line(error.what());
+    }
+    if (recover(loss)) continue;
+    record.train_loss = loss;
+    break;
+  }
+  if (is_kfac_epoch()) {
+    if (prior_factor_ >= 1) ++full_epochs_;
+    if (prior_factor_ < 1 && record.train_loss < prior_config_.fitted * label_entropy_)
+      prior_factor_ = std::min(1.0, prior_factor_ * 10);
+  }
+  ++epoch_;
+  record.epoch = epoch_;
+  evaluate(record);
+  return record;
+}
+
+void Trainer::evaluate(EpochRecord& record) {
+  const auto some = [](const Samples& data, int64_t count) {
+    return Samples{data.x.narrow(0, 0, std::min(count, data.count())),
+                   data.y.narrow(0, 0, std::min(count, data.count())), 0};
+  };
+  const auto test = some(test_, config_.test_samples);
+  const auto metrics = plug_in_metrics(*network_, *likelihood_, test, config_.evaluation_batch);
+  record.test_accuracy = metrics.accuracy;
+  record.test_nll = metrics.nll;
+  record.train_accuracy = plug_in_metrics(*network_, *likelihood_, some(train_, config_.test_samples),
+                                          config_.evaluation_batch).accuracy;
+  record.shares_variance =
+      variance_shares(*network_, layers_, some(test_, 500).x, config_.evaluation_batch);
+  if (record.evidence) record.shares_effective = effective_shares(*record.evidence, layers_);
+}
+
+Outcome Trainer::outcome() {
+  Outcome out;
+  auto options = refresh_options();
+  options.fisher = fisher_named(config_.refresh.final_fisher);
+  options.mc_samples = config_.refresh.final_draws;
+  const auto data = refresh_samples(config_.refresh.final_samples, stream_.split("final"));
+  const auto fit = fit_curvature(*network_, *likelihood_, data, options);
+  out.evidence = evaluate_evidence(fit, *likelihood_, priors_);
+  out.checks = check_evidence(*network_, *likelihood_, data, fit, priors_, 1.0,
+                              stream_.split("posterior"), config_.evaluation_batch);
+  out.test = plug_in_metrics(*network_, *likelihood_, test_, config_.evaluation_batch);
+  out.shares_variance = variance_shares(*network_, layers_, test_.x.narrow(0, 0, std::min<int64_t>(2000, test_.count())),
+                                        config_.evaluation_batch);
+  out.shares_effective = effective_shares(out.evidence, layers_);
+  for (const auto& block : out.evidence.blocks)
+    out.log_precisions.push_back(std::log(block.prior_precision));
+  return out;
+}
+
+State Trainer::state() const {
+  State state;
+  for (const auto* block : blocks_) state["weight." + block->name] = block->weight().detach().clone();
+  for (size_t m = 0; m < priors_.size(); ++m)
+    for (const auto& [name, tensor] : priors_[m].hyperparameters())
+      state["prior." + blocks_[m]->name + "." + name] = tensor.detach().clone();
+  const auto moments = [&](const char* name, const std::vector<Tensor>& list) {
+    for (size_t m = 0; m < list.size(); ++m)
+      state[fmt::format("{}.{}", name, blocks_[m]->name)] = list[m].clone();
+  };
+  moments("first", first_moments_);
+  moments("second", second_moments_);
+  const auto adam = adam_prior_.state();
+  for (size_t i = 0; i < adam.size(); ++i) state[fmt::format("prior_adam.{:04}", i)] = adam[i].clone();
+  if (kfac_) state.merge(kfac_->state());
+  if (const auto* kron = dynamic_cast<const KronCurvature*>(curvature_.get());
+      kron && config_.refresh.every > 1) {
+    for (size_t m = 0; m < blocks_.size(); ++m) {
+      const auto& f = kron->factors()[m];
+      const auto key = "factor." + blocks_[m]->name;
+      state[key + ".a_values"] = f.a.values, state[key + ".b_values"] = f.b.values;
+      state[key + ".correction"] = torch::tensor(f.correction, torch::kFloat64);
+      if (f.a.basis.defined()) state[key + ".a_basis"] = f.a.basis, state[key + ".b_basis"] = f.b.basis;
+    }
+  }
+  const std::vector<double> numbers = {prior_factor_, rate_factor_, best_log_likelihood_,
+                                       far_from_mode_ ? 1.0 : 0.0};
+  const std::vector<int64_t> counts = {epoch_, full_epochs_, restarts_, refreshes_};
+  state["numbers"] = torch::tensor(numbers, torch::kFloat64);
+  state["counts"] = torch::tensor(counts, torch::kInt64);
+  for (const auto& [name, tensor] : good_) state["good." + name] = tensor;
+  return state;
+}
+
+void Trainer::set_state(const State& state) {
+  torch::NoGradGuard no_grad;
+  if (kfac_) kfac_->leave();
+  const auto at = [&](const std::string& name) {
+    const auto found = state.find(name);
+    if (found == state.end())
+      throw IoError(fmt::format("the state lacks \"{}\": it belongs to another configuration", name));
+    return found->second;
+  };
+  for (auto* block : blocks_) block->weight().copy_(at("weight." + block->name));
+  for (size_t m = 0; m < priors_.size(); ++m)
+    for (const auto& [name, tensor] : priors_[m].hyperparameters())
+      Tensor(tensor).copy_(at("prior." + blocks_[m]->name + "." + name));
+  const auto moments = [&](const std::string& name, std::vector<Tensor>& list) {
+    list.clear();
+    for (const auto* block : blocks_) {
+      const auto found = state.find(name + "." + block->name);
+      if (found != state.end()) list.push_back(found->second.clone());
+    }
+  };
+  moments("first", first_moments_);
+  moments("second", second_moments_);
+  std::vector<Tensor> adam;
+  for (const auto& [name, tensor] : state)
+    if (name.starts_with("prior_adam.")) adam.push_back(tensor.clone());
+  if (!adam.empty()) adam_prior_.set_state(adam);
+  if (kfac_) kfac_->set_state(state);
+  curvature_.reset();
+  if (kfac_ && state.count("factor." + blocks_[0]->name + ".a_basis")) {
+    std::vector<KronFactor> factors(blocks_.size());
+    for (size_t m = 0; m < blocks_.size(); ++m) {
+      const auto key = "factor." + blocks_[m]->name;
+      auto& f = factors[m];
+      f.a.values = at(key + ".a_values"), f.b.values = at(key + ".b_values");
+      f.a.basis = at(key + ".a_basis"), f.b.basis = at(key + ".b_basis");
+      f.correction = at(key + ".correction").item<double>();
+    }
+    auto kron = std::make_shared<KronCurvature>(
+        std::vector<const Block*>(blocks_.begin(), blocks_.end()), std::move(factors),
+        std::vector<double>(blocks_.size(), std::numeric_limits<double>::quiet_NaN()), train_.count());
+    kron->set_scale(likelihood_->curvature_scale());
+    curvature_ = kron;
+  }
+  const auto numbers = at("numbers"), counts = at("counts");
+  prior_factor_ = numbers[0].item<double>(), rate_factor_ = numbers[1].item<double>();
+  best_log_likelihood_ = numbers[2].item<double>(), far_from_mode_ = numbers[3].item<double>() > 0;
+  epoch_ = counts[0].item<int64_t>(), full_epochs_ = counts[1].item<int64_t>();
+  restarts_ = counts[2].item<int64_t>(), refreshes_ = counts[3].item<int64_t>();
+  good_.clear();
+  for (const auto& [name, tensor] : state)
+    if (name.starts_with("good.")) good_[name.substr(5)] = tensor;
+}
+
+}  // namespace evariste

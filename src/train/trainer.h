@@ -1,0 +1,106 @@
+// Training with the evidence: steps on the weights, and every few epochs a curvature refresh that
+// moves the priors (online Laplace, Immer et al. 2021), the same factors taking the steps.
+//
+// An epoch is the unit: it depends only on the state at its start and on streams named by its
+// number, so a run that is killed and resumed goes on bit for bit.
+#pragma once
+
+#include <toml++/toml.h>
+
+#include <memory>
+#include <optional>
+
+#include "io/log.h"
+#include "laplace/predictive.h"
+#include "laplace/prior_fit.h"
+#include "train/checkpoint.h"
+#include "train/kfac.h"
+#include "train/shares.h"
+
+namespace evariste {
+
+struct EpochRecord {
+  int64_t epoch = 0;  ///< 1 for the first
+  double train_loss = 0, train_accuracy = 0, test_accuracy = 0, test_nll = 0;
+  double learning_rate = 0, damping = 0, prior_factor = 1;
+  std::optional<Evidence> evidence;  ///< in epochs with a refresh
+  std::optional<Checks> checks;      ///< in some of them
+  std::vector<std::vector<double>> shares_variance, shares_effective;
+};
+
+/// What a finished training is judged by.
+struct Outcome {
+  Evidence evidence;
+  Checks checks;
+  Metrics test;
+  std::vector<std::vector<double>> shares_variance, shares_effective;
+  std::vector<double> log_precisions;  ///< per block
+};
+
+class Trainer {
+ public:
+  /// `prior` is the table [prior]: `type` and the keys of that type. Data stay on one device.
+  Trainer(std::shared_ptr<Network> network, std::shared_ptr<Likelihood> likelihood, Samples train,
+          Samples test, TrainConfig config, PriorUpdateConfig prior_config, const toml::table& prior,
+          const Stream& stream, Log& log);
+
+  int64_t epoch() const { return epoch_; }
+  bool is_done() const { return epoch_ >= config_.epochs; }
+  /// Throws NumericalError after five restarts from the last good state.
+  EpochRecord run_epoch();
+  /// Evidence with its checks, and the whole test set, at the present weights.
+  Outcome outcome();
+
+  Network& network() { return *network_; }
+  const Priors& priors() const { return priors_; }
+  const std::vector<PathwayLayer>& layers() const { return layers_; }
+  std::vector<std::string> block_names() const;
+
+  State state() const;
+  void set_state(const State& state);
+
+ private:
+  bool is_kfac_epoch() const;
+  bool wants_refresh() const;
+  CurvatureOptions refresh_options() const;
+  Samples refresh_samples(int64_t count, const Stream& stream) const;
+  void refresh(EpochRecord& record);
+  double minibatches(EpochRecord& record);
+  double kfac_epoch(const Tensor& order);
+  double first_order_epoch(const Tensor& order);
+  void evaluate(EpochRecord& record);
+  std::vector<double> pulls() const;
+  double cosine_rate(double from, double to, int64_t step, int64_t steps) const;
+  bool recover(double loss);
+  void keep_good_state(double log_likelihood);
+
+  std::shared_ptr<Network> network_;
+  std::shared_ptr<Likelihood> likelihood_;
+  Samples train_, test_;
+  TrainConfig config_;
+  PriorUpdateConfig prior_config_;
+  Stream stream_;
+  Log& log_;
+  std::vector<Block*> blocks_;
+  std::vector<PathwayLayer> layers_;
+  Priors priors_;
+  AdamPriorFit adam_prior_;
+  std::unique_ptr<KfacStep> kfac_;
+  std::vector<Tensor> first_moments_, second_moments_;  // of sgd and adam
+  std::shared_ptr<Curvature> curvature_;                // of the last refresh
+  double label_entropy_ = 0;
+
+  int64_t epoch_ = 0, full_epochs_ = 0, restarts_ = 0, refreshes_ = 0;
+  double prior_factor_ = 1, rate_factor_ = 1, best_log_likelihood_ = -1e300;
+  bool far_from_mode_ = false;
+  State good_;  // to restart from after a NaN
+};
+
+/// Test or training metrics of the plug-in prediction, by chunks.
+Metrics plug_in_metrics(const Network& network, const Likelihood& likelihood, const Samples& data,
+                        int64_t batch);
+
+/// One prior per block (or one for all) as the table and the configuration say.
+Priors make_priors(Network& network, const PriorUpdateConfig& config, const toml::table& table);
+
+}  // namespace evariste

@@ -1,0 +1,198 @@
+// Kronecker factors: exact cases, limits, and the Gram form for few rows.
+#include "tests/catch.h"
+
+#include "core/error.h"
+#include "tests/laplace/brute_force.h"
+
+using namespace evariste;
+
+namespace {
+
+void check_close(const Tensor& found, const Tensor& expected, double tolerance = 1e-9) {
+  REQUIRE(found.sizes() == expected.sizes());
+  CHECK((found - expected).abs().max().item<double>() <
+        tolerance * std::max(1e-3, expected.abs().max().item<double>()));
+}
+
+Tensor random_gram(int64_t rows, int64_t size, uint64_t seed) {
+  const auto x = random_tensor({1, rows, size}, seed);
+  return x.transpose(1, 2).matmul(x);
+}
+
+KronFactor factor_of(const Tensor& b, const Tensor& a) {
+  KronFactor factor;
+  factor.a.matrix = a;
+  factor.b.matrix = b;
+  factor.a.decompose(true, torch::kFloat64, "a");
+  factor.b.decompose(true, torch::kFloat64, "b");
+  return factor;
+}
+
+}  // namespace
+
+TEST_CASE("sums over a Kronecker spectrum are those of the dense matrix", "[kron]") {
+  for (const int64_t rows : {2, 9}) {  // rank deficient and not
+    auto factor = factor_of(random_gram(rows, 3, 1), random_gram(rows, 4, 2));
+    factor.correction = 1.7;
+    for (const double delta : {1e-3, 1.0, 40.0}) {
+      const auto h = 0.6 * dense_kron(factor);
+      const auto eye = torch::eye(12, torch::kFloat64);
+      const auto inverse = at::linalg_inv(h + delta * eye);
+      const auto sums = spectral_sums(factor, 0.6, delta);
+      CHECK(sums.log1p == Approx(log_det_ratio(h, torch::tensor(delta, torch::kFloat64))));
+      CHECK(sums.effective == Approx(h.mm(inverse).trace().item<double>()));
+      CHECK(sums.slope == Approx(delta * h.mm(inverse).mm(inverse).trace().item<double>()));
+      const auto without = spectral_sums(factor, 0.6, delta, false);
+      CHECK(without.log1p == 0);
+      CHECK(without.effective == sums.effective);
+    }
+  }
+}
+
+TEST_CASE("limits of the log-determinant", "[kron]") {
+  const auto a = random_gram(9, 4, 1), b = random_gram(9, 3, 2);
+  const auto factor = factor_of(b, a);
+  const auto trace = (factor.a.traces() * factor.b.traces()).item<double>();
+  CHECK(1e9 * spectral_sums(factor, 1, 1e9).log1p == Approx(trace).epsilon(1e-6));
+  const double tiny = 1e-12;  // log|B (x) A| = 3 log|A| + 4 log|B|
+  CHECK(spectral_sums(factor, 1, tiny).log1p + 12 * std::log(tiny) ==
+        Approx(3 * torch::logdet(a[0]).item<double>() + 4 * torch::logdet(b[0]).item<double>())
+            .epsilon(1e-8));
+  const auto eye = factor_of(torch::eye(3, torch::kFloat64).unsqueeze(0),
+                             torch::eye(4, torch::kFloat64).unsqueeze(0));
+  CHECK(spectral_sums(eye, 1, 0.7).log1p + 12 * std::log(0.7) == Approx(12 * std::log(1.7)));
+  const auto zero = factor_of(torch::zeros({1, 3, 3}, torch::kFloat64), a);
+  CHECK(spectral_sums(zero, 1, 0.7).log1p == 0);
+  CHECK(spectral_sums(zero, 1, 0.7).effective == 0);
+}
+
+TEST_CASE("one linear layer with Gaussian noise: Kronecker is exact for any data", "[kron]") {
+  const auto network = network_of("input = [4]\nlayer = [{ type = 'linear', out = 3 }]");
+  randomise(*network, 1);
+  const Samples data{random_tensor({7, 4}, 2), random_tensor({7, 3}, 3)};
+  for (const auto correction : {Correction::kNone, Correction::kTrace}) {
+    CurvatureOptions options;
+    options.correction = correction;
+    const auto fit = fit_curvature(*network, Gaussian(0.5), data, options);
+    const auto& kron = dynamic_cast<const KronCurvature&>(*fit.curvature);
+    const auto h = 0.25 * dense_ggn(*network, Gaussian(0.5), data.x, kron.blocks());
+    for (size_t m = 0; m < 2; ++m)
+      check_close(dense_kron(kron.factors()[m]), part_of(h, kron.blocks(), m), 1e-12);
+  }
+}
+
+TEST_CASE("a deep linear network with Gaussian noise is exact block by block", "[kron]") {
+  const auto network = network_of(
+      "input = [3]\nlayer = [{ type = 'linear', out = 4 }, { type = 'linear', out = 2 }]");
+  randomise(*network, 1);
+  const Samples data{random_tensor({6, 3}, 2), random_tensor({6, 2}, 3)};
+  const auto fit = fit_curvature(*network, Gaussian(), data, {});
+  const auto& kron = dynamic_cast<const KronCurvature&>(*fit.curvature);
+  const auto h = dense_ggn(*network, Gaussian(), data.x, kron.blocks());
+  for (size_t m = 0; m < kron.blocks().size(); ++m)
+    check_close(dense_kron(kron.factors()[m]), part_of(h, kron.blocks(), m), 1e-12);
+}
+
+TEST_CASE("reduce is exact for one sample of a pooled convolution", "[kron]") {
+  const auto network = network_of(
+      "input = [2, 4, 3]\nlayer = [{ type = 'conv', out = 3, kernel = 2 }, "
+      "{ type = 'global_avgpool' }, { type = 'linear', out = 3 }]");
+  randomise(*network, 1);
+  const Samples data{random_tensor({1, 2, 4, 3}, 2), random_labels(1, 3, 3)};
+  CurvatureOptions options;
+  options.correction = Correction::kNone;
+  options.sharing = Sharing::kReduce;
+  const auto fit = fit_curvature(*network, Softmax(), data, options);
+  const auto& kron = dynamic_cast<const KronCurvature&>(*fit.curvature);
+  const auto h = dense_ggn(*network, Softmax(), data.x, kron.blocks());
+  for (size_t m = 0; m < kron.blocks().size(); ++m)
+    check_close(dense_kron(kron.factors()[m]), part_of(h, kron.blocks(), m), 1e-11);
+  CHECK(fit.curvature->trace_ratios().size() == kron.blocks().size());
+}
+
+TEST_CASE("without correction the trace is exact where inputs have one length", "[kron]") {
+  const auto network = network_of("input = [4]\nlayer = [{ type = 'linear', out = 3, bias = false }]");
+  randomise(*network, 1);
+  auto x = random_tensor({6, 4}, 2);
+  x = 2 * x / x.norm(2, 1, true);
+  const auto fit = fit_curvature(*network, Softmax(), {x, random_labels(6, 3, 3)}, {});
+  CHECK(fit.curvature->trace_ratios()[0] == Approx(1).epsilon(1e-12));
+}
+
+TEST_CASE("few rows: the Gram form does what the dense matrix does", "[kron]") {
+  const auto network = network_of(
+      "input = [3, 4, 4]\nlayer = [{ type = 'fc', out = 2, stride = 2 }, { type = 'tanh' }, "
+      "{ type = 'conv', out = 4, kernel = 1 }, { type = 'flatten' }, { type = 'linear', out = 3 }]");
+  randomise(*network, 1);
+  const Samples data{random_tensor({3, 3, 4, 4}, 2), random_labels(3, 3, 3)};
+  const auto fit = fit_curvature(*network, Softmax(), data, {});
+  const auto& thin = dynamic_cast<const KronCurvature&>(*fit.curvature);
+  REQUIRE(thin.factors()[0].a.rows.defined());
+  REQUIRE_FALSE(thin.factors()[0].is_complete());
+  auto factors = thin.factors();
+  for (auto& factor : factors) {
+    for (auto* side : {&factor.a, &factor.b}) {
+      const auto matrix = side->dense();
+      *side = SymmetricFactor();
+      side->matrix = matrix;
+    }
+  }
+  KronCurvature dense(thin.blocks(), factors, thin.trace_ratios(), thin.samples());
+  dense.decompose(true);
+  REQUIRE(dense.factors()[0].is_complete());
+
+  const auto precisions = precisions_of(layerwise_priors(thin, 0.3), thin);
+  const auto p = dense_precision(thin, precisions);
+  std::vector<Tensor> g;
+  for (const auto* block : thin.blocks()) g.push_back(random_tensor(block->value().sizes(), 5));
+  const auto a = thin.log_det(precisions), b = dense.log_det(precisions);
+  const auto solved = thin.solve(g, precisions, 0.1), expected = dense.solve(g, precisions, 0.1);
+  const auto drawn = thin.sample(precisions, Stream(1)), draw = dense.sample(precisions, Stream(1));
+  for (size_t m = 0; m < g.size(); ++m) {
+    CAPTURE(thin.blocks()[m]->name);
+    CHECK(a[m].ratio == Approx(b[m].ratio).epsilon(1e-10));
+    CHECK(a[m].effective == Approx(b[m].effective).epsilon(1e-10));
+    CHECK(a[m].slope == Approx(b[m].slope).epsilon(1e-10));
+    const auto part = part_of(p, thin.blocks(), m);
+    CHECK(a[m].ratio == Approx(torch::logdet(part).item<double>() -
+                               static_cast<double>(part.size(0)) * std::log(0.3)));
+    check_close(solved[m], expected[m]);
+    const auto damped = part + 0.1 * torch::eye(part.size(0), torch::kFloat64);
+    check_close(solved[m].flatten(), at::linalg_solve(damped, g[m].flatten()));
+    check_close(drawn[m], draw[m]);
+    // The draw is P^-1/2 z, and P^1/2 of it gives back z.
+    const auto z = normal_draws(g[m], Stream(1).split(m)).flatten();
+    const auto [values, vectors] = at::linalg_eigh(part, "L");
+    check_close(drawn[m].flatten(),
+                vectors.matmul(values.rsqrt() * vectors.t().matmul(z)), 1e-8);
+  }
+}
+
+TEST_CASE("a factor that is not positive is a numerical error that names it", "[kron]") {
+  SymmetricFactor factor;
+  factor.matrix = torch::diag(torch::tensor({1.0, -0.5}, torch::kFloat64)).unsqueeze(0);
+  try {
+    factor.decompose(true, torch::kFloat64, "input factor of 3.weight");
+    FAIL("an indefinite factor was decomposed");
+  } catch (const NumericalError& e) {
+    CHECK(std::string(e.what()).find("input factor of 3.weight") == 0);
+  }
+  factor.matrix[0][0][0] = std::nan("");
+  CHECK_THROWS_AS(factor.decompose(false, torch::kFloat64, "a"), NumericalError);
+  factor.matrix = torch::diag(torch::tensor({1.0, -1e-17}, torch::kFloat64)).unsqueeze(0);
+  factor.decompose(false, torch::kFloat64, "a");  // rounding below zero is zero
+  CHECK(factor.values.min().item<double>() == 0);
+}
+
+TEST_CASE("one precision per entry cannot be combined with a Kronecker product", "[kron]") {
+  const auto network = network_of("input = [3]\nlayer = [{ type = 'linear', out = 2 }]");
+  randomise(*network, 1);
+  const Samples data{random_tensor({5, 3}, 2), random_labels(5, 2, 3)};
+  const auto fit = fit_curvature(*network, Softmax(), data, {});
+  Priors priors;
+  for (const auto* block : fit.curvature->blocks())
+    priors.emplace_back(DiagonalGaussian(1.0, block->value().sizes()));
+  CHECK_THROWS_AS(evaluate_evidence(fit, Softmax(), priors), UsageError);
+  priors.pop_back();
+  CHECK_THROWS_AS(evaluate_evidence(fit, Softmax(), priors), UsageError);
+}

@@ -1,0 +1,127 @@
+#include "tests/nn/layer_examples.h"
+
+#include "laplace/curvature.h"
+
+namespace evariste {
+
+const std::vector<LayerExample>& layer_examples() {
+  const std::string image = "[2, 4, 4]";
+  const std::string conv = "{ type = 'conv', out = 3, kernel = 3, padding = 1 }, ";
+  static const std::vector<LayerExample> list = {
+      {"linear", "vector", "[4]", "{ type = 'linear', out = 5 }, { type = 'tanh' }"},
+      {"linear", "shared over positions", "[3, 4]", "{ type = 'linear', out = 2 }"},
+      {"linear", "without bias", "[4]", "{ type = 'linear', out = 5, bias = false }"},
+      {"conv", "zero padding", image, conv + "{ type = 'tanh' }"},
+      {"conv", "circular", image,
+       "{ type = 'conv', out = 3, kernel = 3, padding = 1, padding_mode = 'circular' }"},
+      {"conv", "circular, padding as wide as allowed", "[1, 3, 4]",
+       "{ type = 'conv', out = 2, kernel = [2, 3], padding = [3, 0], padding_mode = 'circular' }"},
+      {"conv", "stride, dilation, asymmetric kernel", "[2, 5, 6]",
+       "{ type = 'conv', out = 3, kernel = [2, 3], stride = [1, 2], padding = [1, 2], "
+       "dilation = [2, 1] }"},
+      {"conv", "a stride that leaves pixels over", "[1, 5, 5]",
+       "{ type = 'conv', out = 2, kernel = 2, stride = 2 }"},
+      {"conv", "groups", "[4, 3, 3]",
+       "{ type = 'conv', out = 6, kernel = 2, groups = 2, bias = true }"},
+      {"conv", "depthwise 1x1", "[3, 2, 3]",
+       "{ type = 'conv', out = 3, kernel = 1, groups = 3 }, { type = 'tanh' }"},
+      {"conv", "one position, no bias", "[2, 3, 3]",
+       "{ type = 'conv', out = 4, kernel = 3, bias = false }, { type = 'tanh' }"},
+      {"conv1d", "circular", "[2, 6]",
+       "{ type = 'conv1d', out = 3, kernel = 3, padding = 1, padding_mode = 'circular' }"},
+      {"conv1d", "groups, stride, dilation", "[2, 8]",
+       "{ type = 'conv1d', out = 4, kernel = 2, stride = 2, padding = 1, dilation = 2, "
+       "groups = 2 }, { type = 'tanh' }"},
+      {"fc", "stride 2", image, "{ type = 'fc', out = 2, stride = 2 }, { type = 'tanh' }"},
+      {"fc", "after a convolution", image, conv + "{ type = 'fc', out = 2, bias = false }"},
+      {"factored_fc", "stride 2", image,
+       "{ type = 'factored_fc', out = 3, stride = 2 }, { type = 'tanh' }"},
+      {"factored_fc", "without biases, after a convolution", "[1, 4, 2]",
+       conv + "{ type = 'factored_fc', out = 2, stride = 2, bias = false }"},
+      {"polyphase", "stride 2", image, conv + "{ type = 'polyphase' }, { type = 'tanh' }"},
+      {"polyphase", "stride 3", "[1, 3, 6]", conv + "{ type = 'polyphase', stride = 3 }"},
+      {"maxpool", "overlapping, padded", "[1, 5, 4]",
+       conv + "{ type = 'maxpool', kernel = [3, 2], stride = [2, 1], padding = [1, 1] }"},
+      {"maxpool", "kernel 2", image, conv + "{ type = 'maxpool', kernel = 2 }"},
+      {"avgpool", "padded, with pixels left over", "[1, 5, 4]",
+       conv + "{ type = 'avgpool', kernel = [2, 3], stride = 2, padding = [1, 1] }"},
+      {"global_avgpool", "after a convolution", image,
+       conv + "{ type = 'tanh' }, { type = 'global_avgpool' }"},
+      {"global_avgpool", "of a sequence", "[2, 5]",
+       "{ type = 'conv1d', out = 3, kernel = 3 }, { type = 'global_avgpool' }"},
+      {"flatten", "between maps", image, conv + "{ type = 'flatten' }, { type = 'tanh' }"},
+      {"residual", "of convolutions", "[3, 3, 3]",
+       "{ type = 'residual', layer = [" + conv + "{ type = 'tanh' }, " + conv + "] }"},
+      {"residual", "whose body has no weights", image,
+       conv + "{ type = 'residual', layer = [{ type = 'sigmoid' }] }"},
+      {"residual", "nested, first layer of the network without weights", "[3, 2, 2]",
+       "{ type = 'residual', layer = [{ type = 'tanh' }, { type = 'residual', layer = [" + conv +
+           "{ type = 'silu' }] }] }"},
+      {"sum", "fc, factored and subsampled convolution", image,
+       "{ type = 'sum', of = [{ type = 'fc', out = 3, stride = 2 }, "
+       "{ type = 'factored_fc', out = 3, stride = 2 }, [" + conv + "{ type = 'polyphase' }]] }, "
+       "{ type = 'tanh' }"},
+      {"sum", "given scale, a pathway without weights", "[3, 3, 2]",
+       "{ type = 'sum', scale = 0.7, of = [{ type = 'tanh' }, " + conv + "] }"},
+      {"scale", "a scalar", image, conv + "{ type = 'scale' }, { type = 'tanh' }"},
+      {"bias", "a scalar", image, conv + "{ type = 'bias' }, { type = 'tanh' }"},
+      {"bias", "first layer", "[3]", "{ type = 'bias' }, { type = 'tanh' }, { type = 'scale' }"},
+      {"batchnorm", "of images", image, conv + "{ type = 'batchnorm' }, { type = 'tanh' }"},
+      {"batchnorm", "of vectors", "[4]",
+       "{ type = 'linear', out = 3 }, { type = 'batchnorm', eps = 0.01 }"},
+      {"batchnorm", "without weights", image, conv + "{ type = 'batchnorm', affine = false }"},
+      {"layernorm", "of images", "[2, 3, 2]",
+       "{ type = 'conv', out = 2, kernel = 1 }, { type = 'layernorm' }, { type = 'tanh' }"},
+      {"layernorm", "of vectors", "[4]", "{ type = 'linear', out = 5 }, { type = 'layernorm' }"},
+      {"groupnorm", "two groups", "[2, 3, 2]",
+       "{ type = 'conv', out = 4, kernel = 1 }, { type = 'groupnorm', groups = 2 }"},
+      {"groupnorm", "without weights", "[2, 3, 2]",
+       "{ type = 'conv', out = 4, kernel = 1 }, { type = 'groupnorm', groups = 2, "
+       "affine = false }, { type = 'tanh' }"},
+      {"dropout", "in evaluation mode", "[4]", "{ type = 'linear', out = 5 }, { type = 'dropout' }"},
+      {"relu", "", "[4]", "{ type = 'linear', out = 5 }, { type = 'relu' }"},
+      {"tanh", "", "[4]", "{ type = 'linear', out = 5 }, { type = 'tanh' }"},
+      {"sigmoid", "", "[4]", "{ type = 'linear', out = 5 }, { type = 'sigmoid' }"},
+      {"gelu", "", "[4]", "{ type = 'linear', out = 5 }, { type = 'gelu' }"},
+      {"elu", "", "[4]", "{ type = 'linear', out = 5 }, { type = 'elu' }"},
+      {"silu", "", "[4]", "{ type = 'linear', out = 5 }, { type = 'silu' }"},
+      {"softplus", "", "[4]", "{ type = 'linear', out = 5 }, { type = 'softplus' }"},
+  };
+  return list;
+}
+
+Tensor random_tensor(at::IntArrayRef shape, uint64_t seed) {
+  return normal_draws(torch::empty(shape), Stream(seed));
+}
+
+std::shared_ptr<Network> network_of(const std::string& text, int64_t classes) {
+  return build_network(toml::parse(text), "net.toml", classes);
+}
+
+void randomise(Network& network, uint64_t seed) {
+  torch::NoGradGuard no_grad;
+  network.to(torch::kFloat64);
+  for (const auto& item : network.named_parameters())
+    item.value().copy_(0.7 * normal_draws(item.value(), Stream(seed).split(item.key())));
+  for (const auto& item : network.named_buffers()) {
+    if (!item.value().is_floating_point()) continue;
+    const auto draws = normal_draws(item.value(), Stream(seed).split(item.key()));
+    item.value().copy_(item.key().find("var") == std::string::npos ? draws : draws.exp());
+  }
+}
+
+std::shared_ptr<Network> LayerExample::build(uint64_t seed) const {
+  auto network = network_of("input = " + input + "\nlayer = [" + layers +
+                            ", { type = 'flatten' }, { type = 'linear', out = 3 }]");
+  randomise(*network, seed);
+  return network;
+}
+
+Tensor LayerExample::inputs(int64_t n, uint64_t seed) const {
+  std::vector<int64_t> shape = {n};
+  const auto table = toml::parse("input = " + input);
+  for (const auto& size : *table["input"].as_array()) shape.push_back(*size.value<int64_t>());
+  return random_tensor(shape, seed);
+}
+
+}  // namespace evariste

@@ -1,0 +1,285 @@
+"""What `evidence` promises beyond its numbers (compare_evidence.py checks these): the keys of its
+JSON, independence of chunks and threads, polishing, the saved posterior, the plan.
+
+    python tests/programs/evidence_behaviour.py --evidence build/bin/evidence
+"""
+
+import argparse
+import json
+import math
+import subprocess
+import sys
+import tempfile
+import unittest
+from pathlib import Path
+
+import h5py
+import numpy as np
+import xarray
+from safetensors.numpy import save_file
+
+EVIDENCE = "evidence"
+CONVOLUTIONAL = """input = [1, 6, 6]
+layer = [
+  { type = "conv", out = 3, kernel = 3 },
+  { type = "tanh" },
+  { type = "flatten" },
+  { type = "linear", out = 3 },
+]
+"""
+LINEAR = 'input = [4]\nlayer = [ { type = "linear", out = 1 } ]\n'
+MLP = """input = [4]
+layer = [ { type = "linear", out = 6 }, { type = "tanh" }, { type = "linear", out = 2 } ]
+"""
+
+
+class Evidence(unittest.TestCase):
+    def setUp(self):
+        scratch = tempfile.TemporaryDirectory()
+        self.addCleanup(scratch.cleanup)
+        self.folder = Path(scratch.name)
+        self.draw = np.random.default_rng(3)
+
+    def write(self, network, weights, train, test=None):
+        (self.folder / "net.toml").write_text(network, encoding="utf-8")
+        save_file({k: np.ascontiguousarray(v) for k, v in weights.items()},
+                  str(self.folder / "w.safetensors"))
+        for name, (x, y) in (("train", train), ("test", test or train)):
+            save_file({"x": x, "y": y}, str(self.folder / f"{name}.safetensors"))
+
+    def convolutional(self, n=20):
+        normal = self.draw.normal
+        x = normal(size=(n, 1, 6, 6))
+        self.write(CONVOLUTIONAL,
+                   {"0.weight": 0.4 * normal(size=(3, 1, 3, 3)), "0.bias": 0.1 * normal(size=3),
+                    "3.weight": 0.2 * normal(size=(3, 48)), "3.bias": 0.1 * normal(size=3)},
+                   (x, self.draw.integers(0, 3, n)), (x[:7] + 1, self.draw.integers(0, 3, 7)))
+
+    def regression(self, network, shapes, n=30):
+        x = self.draw.normal(size=(n, 4))
+        y = np.sin(x @ self.draw.normal(size=(4, shapes[-1][1][0])))
+        weights = {name: 0.5 * self.draw.normal(size=shape) for name, shape in shapes}
+        self.write(network, weights, (x, y))
+        return x, y
+
+    def start(self, *flags, test=False, json_out=True):
+        command = [EVIDENCE, "--network", "net.toml", "--weights", "w.safetensors", "--data",
+                   "train.safetensors", "--quiet"] + (["--json"] if json_out else [])
+        if "--dtype" not in flags:
+            command += ["--dtype", "float64"]
+        if test:
+            command += ["--test", "test.safetensors"]
+        return subprocess.run(command + [str(f) for f in flags], capture_output=True, text=True,
+                              cwd=self.folder, check=False, timeout=120)
+
+    def evidence(self, *flags, test=False):
+        done = self.start(*flags, test=test)
+        self.assertEqual(done.returncode, 0, done.stderr)
+        self.assertEqual(len(done.stdout.splitlines()), 1)
+        return json.loads(done.stdout)
+
+    def near(self, a, b, tolerance):
+        self.assertLessEqual(abs(a - b), tolerance * max(1.0, abs(a), abs(b)))
+
+    def numbers(self, report):
+        """What must not depend on how the work is cut up."""
+        kept = {k: v for k, v in report.items() if k not in ("seconds", "peak_rss_bytes", "plan")}
+        return np.array(list(self.flatten(kept)))
+
+    def flatten(self, value):
+        if isinstance(value, dict):
+            value = value.values()
+        elif not isinstance(value, list):
+            if isinstance(value, (int, float)):
+                yield float(value)
+            return
+        for item in value:
+            yield from self.flatten(item)
+
+    def test_json_has_the_keys_of_the_contract(self):
+        self.convolutional()
+        report = self.evidence("--repeat", 3, "--fit", "newton", test=True)
+        self.assertEqual(list(report), ["n", "log_likelihood", "log_det_ratio", "scatter",
+                                        "log_evidence", "blocks", "checks", "test",
+                                        "test_function_variance", "seconds", "peak_rss_bytes",
+                                        "plan"])
+        self.assertEqual([b["name"] for b in report["blocks"]],
+                         ["0.weight", "0.bias", "3.weight", "3.bias"])
+        self.assertEqual(list(report["blocks"][0]),
+                         ["name", "parameters", "prior_precision", "log_det_ratio", "scatter",
+                          "effective_dimension", "evidence_gradient", "trace_ratio"])
+        self.assertEqual(list(report["checks"]), ["newton_decrement", "linearised_gap", "believable"])
+        self.assertEqual(list(report["test"]), ["accuracy", "nll", "ece"])
+        self.assertEqual(list(report["seconds"]), ["fit", "eigen", "prior", "predict"])
+        for seconds in report["seconds"].values():
+            self.assertEqual(len(seconds), 3)
+        self.assertEqual(np.shape(report["test_function_variance"]), (7, 3))
+        self.assertEqual(report["n"], 20)
+
+    def test_what_does_not_exist_is_null(self):
+        self.convolutional()
+        report = self.evidence("--structure", "full", "--checks", "off")
+        self.assertIsNone(report["blocks"][0]["log_det_ratio"])
+        self.assertIsNone(report["checks"])
+        self.assertIsNone(report["test"])
+        self.assertIsNone(self.evidence("--correction", "none", "--checks", "off")
+                          ["blocks"][0]["trace_ratio"])
+
+    def test_names_of_blocks_follow_the_options(self):
+        self.convolutional()
+        for flags, names in ((("--bias", "joint"), ["0.weight+bias", "3.weight+bias"]),
+                             (("--structure", "lastlayer"), ["3.weight", "3.bias"])):
+            report = self.evidence(*flags)
+            self.assertEqual([b["name"] for b in report["blocks"]], names)
+
+    def test_chunks_and_threads_do_not_matter(self):
+        self.convolutional()
+        flags = ("--fisher", "mc", "--mc-samples", 3, "--predictive", "mc", "--seed", 5)
+        for structure in ("kron", "diag", "full"):
+            base = self.numbers(self.evidence(*flags, "--structure", structure, test=True))
+            other = self.numbers(self.evidence(*flags, "--structure", structure, "--batch", 3,
+                                               "--threads", 1, test=True))
+            np.testing.assert_allclose(base, other, rtol=1e-9, atol=1e-11)
+
+    def test_the_seed_matters_to_draws_only(self):
+        self.convolutional()
+        one, two = (self.evidence("--fisher", "mc", "--seed", s) for s in (1, 2))
+        self.assertNotEqual(one["log_det_ratio"], two["log_det_ratio"])
+        self.assertEqual(one["log_likelihood"], two["log_likelihood"])
+
+    def test_many_draws_find_the_exact_fisher(self):
+        self.convolutional()
+        exact = self.evidence("--structure", "diag", "--checks", "off")
+        drawn = self.evidence("--structure", "diag", "--checks", "off", "--fisher", "mc",
+                              "--mc-samples", 3000)
+        # 3000 labels per sample: a relative error of about 1/sqrt(3000 * 20) per curvature entry.
+        self.near(drawn["log_det_ratio"], exact["log_det_ratio"], 0.01)
+
+    def test_float32_is_near_float64(self):
+        self.convolutional()
+        single = self.numbers(self.evidence("--dtype", "float32", test=True))
+        double = self.numbers(self.evidence(test=True))
+        np.testing.assert_allclose(single, double, rtol=2e-4, atol=2e-5)
+
+    def test_one_step_polishes_a_linear_model_to_its_closed_form(self):
+        x, y = self.regression(LINEAR, [("0.weight", (1, 4)), ("0.bias", (1,))])
+        sigma, delta = 0.4, 1.7
+        report = self.evidence("--likelihood", "regression", "--structure", "full", "--noise", sigma,
+                               "--prior-precision", delta, "--polish", 1)
+        features = np.c_[x, np.ones(len(x))]
+        covariance = sigma**2 * np.eye(len(x)) + features @ features.T / delta
+        exact = -0.5 * (y[:, 0] @ np.linalg.solve(covariance, y[:, 0]) +
+                        np.linalg.slogdet(covariance)[1] + len(x) * math.log(2 * math.pi))
+        self.near(report["log_evidence"], exact, 1e-11)
+        self.assertLess(report["checks"]["newton_decrement"], 1e-20)
+
+    def test_polishing_finds_a_mode(self):
+        shapes = [("0.weight", (6, 4)), ("0.bias", (6,)), ("2.weight", (2, 6)), ("2.bias", (2,))]
+        self.regression(MLP, shapes)
+        flags = ("--likelihood", "regression", "--noise", 0.3)
+        for extra in ((), ("--bias", "joint"), ("--temperature", 0.5)):
+            start = self.evidence(*flags, *extra)
+            end = self.evidence(*flags, *extra, "--polish", 150)
+            self.assertGreater(start["checks"]["newton_decrement"], 1e-2)
+            self.assertLess(end["checks"]["newton_decrement"], 1e-8)
+
+    def test_adam_and_newton_agree(self):
+        self.convolutional()
+        newton = self.evidence("--fit", "newton")
+        adam = self.evidence("--fit", "adam", "--prior-steps", 2000)
+        self.near(adam["log_evidence"], newton["log_evidence"], 1e-6)
+
+    def test_noise_is_fitted_to_the_evidence(self):
+        x, _ = self.regression(LINEAR, [("0.weight", (1, 4)), ("0.bias", (1,))])
+        report = self.evidence("--likelihood", "regression", "--fit-noise", "on", "--fit", "newton")
+        gamma = sum(b["effective_dimension"] for b in report["blocks"])
+        sigma = report["noise"]
+        # log-likelihood = -S/(2 sigma^2) - N log sigma - N/2 log 2 pi, and S = sigma^2 (N - gamma)
+        n = len(x)
+        expected = -0.5 * (n - gamma) - n * math.log(sigma) - 0.5 * n * math.log(2 * math.pi)
+        self.near(report["log_likelihood"], expected, 1e-9)
+
+    def test_the_saved_posterior_has_the_whole_evidence(self):
+        self.convolutional()
+        for structure, prior in (("kron", "layerwise"), ("diag", "diagonal"), ("full", "layerwise")):
+            report = self.evidence("--structure", structure, "--prior", prior, "--fit", "newton",
+                                   "--temperature", 0.7, "--save", "p.h5", "--force")
+            with h5py.File(self.folder / "p.h5") as file:
+                self.assertEqual(file.attrs["format"], "evariste-posterior")
+                self.assertEqual(file.attrs["version"], 1)
+                self.near(self.log_det_ratio(file, structure), report["log_det_ratio"], 1e-9)
+                for name in ("0.weight", "3.bias"):
+                    self.assertEqual(file[f"weights/{name}/mean"].ndim, 3)
+            with xarray.open_dataset(self.folder / "p.h5", group="blocks",
+                                     engine="h5netcdf") as blocks:
+                self.assertEqual(list(blocks.block.values), [b["name"] for b in report["blocks"]])
+                precision = blocks.prior_precision.values
+                np.testing.assert_allclose(precision,
+                                           [b["prior_precision"] for b in report["blocks"]])
+
+    @staticmethod
+    def log_det_ratio(file, structure):
+        """log|P| - log|P0| from what the file holds."""
+        scale, total = file.attrs["scale"], 0.0
+        if structure == "full":
+            blocks = file["blocks"]
+            delta = np.repeat(blocks["prior_precision"][:], blocks["parameters"][:])
+            hessian = scale * file["curvature/hessian"][:]
+            return np.linalg.slogdet(hessian + np.diag(delta))[1] - np.log(delta).sum()
+        for name, mean_precision in zip(file["blocks/block"].asstr()[:],
+                                        file["blocks/prior_precision"][:]):
+            part = file[f"curvature/{name}"]
+            if structure == "diag":
+                delta = file[f"weights/{name}/prior_precision"][:]
+                total += np.log1p(scale * part["diagonal"][:] / delta).sum()
+            else:
+                a, b = part["a_values"][:], part["b_values"][:]
+                spectrum = part["correction"][()] * b[:, :, None] * a[:, None, :]
+                total += np.log1p(scale * spectrum / mean_precision).sum()
+                assert part["a_basis"].shape == (len(a), file[f"weights/{name}/mean"].shape[2],
+                                                 a.shape[1])
+        return total
+
+    def test_flags_win_over_a_config(self):
+        self.convolutional()
+        (self.folder / "c.toml").write_text('structure = "diag"\ntemperature = 0.5\n',
+                                            encoding="utf-8")
+        from_file = self.evidence("--config", "c.toml", "--temperature", 0.8)
+        flags = self.evidence("--structure", "diag", "--temperature", 0.8)
+        self.assertEqual(from_file["log_evidence"], flags["log_evidence"])
+
+    def test_a_dry_run_prints_what_repeats_it_and_stops(self):
+        self.convolutional()
+        done = self.start("--dry-run", "--structure", "diag", "--save", "p.h5", json_out=False)
+        self.assertEqual(done.returncode, 0, done.stderr)
+        (self.folder / "c.toml").write_text(done.stdout, encoding="utf-8")
+        again = self.start("--dry-run", "--config", "c.toml", json_out=False)
+        self.assertEqual(again.returncode, 0, again.stderr)
+        self.assertEqual(done.stdout.split("#")[0], again.stdout.split("#")[0])
+        self.assertFalse((self.folder / "p.h5").exists())
+        plan = json.loads(self.start("--dry-run").stdout)
+        self.assertGreater(plan["plan"]["peak_bytes"], 0)
+        self.assertEqual(plan["config"]["structure"], "kron")
+
+    def test_the_plan_foresees_the_memory(self):
+        self.convolutional(n=3000)
+        for structure in ("kron", "diag", "full"):
+            report = self.evidence("--structure", structure, "--batch", 1500, test=True)
+            ratio = report["plan"]["peak_bytes"] / report["peak_rss_bytes"]
+            self.assertGreater(ratio, 0.8, structure)
+            self.assertLess(ratio, 2.0, structure)
+
+    def test_the_table_is_for_reading(self):
+        self.convolutional()
+        done = self.start("--fit", "newton", test=True, json_out=False)
+        self.assertEqual(done.returncode, 0, done.stderr)
+        for word in ("0.weight", "log evidence", "believable", "accuracy", "seconds"):
+            self.assertIn(word, done.stdout)
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--evidence", required=True, type=Path, help="build/bin/evidence")
+    args, rest = parser.parse_known_args()
+    EVIDENCE = str(args.evidence.resolve())
+    unittest.main(argv=[sys.argv[0], *rest])
