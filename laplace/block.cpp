@@ -13,7 +13,7 @@ Tensor Block::to_matrix(const Tensor& weight) const {
 Tensor Block::from_matrix(const Tensor& matrix) const { return matrix.reshape(weight_.sizes()); }
 
 Tensor Block::apply(const Tensor& matrix, const Tensor& x) const {
-  const auto features = phi(x);                                     // [Q, n, T, J]
+  const auto features = phi(x);                                         // [Q, n, T, J]
   const auto y = features.matmul(matrix.transpose(1, 2).unsqueeze(1));  // [Q, n, T, O]
   return from_positions(y, x);
 }

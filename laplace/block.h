@@ -56,16 +56,16 @@ class Block {
   /// True for maps that do not depend on x (biases): backward_data is zero then.
   virtual bool is_constant() const { return false; }
 
-  /// From now on the weight holds the coordinates W' of W = U_B W' U_A^T (training in the eigenbasis
-  /// of the curvature), and so do value() and gradient(); undefined bases go back to W itself. The
-  /// caller converts the stored numbers. False where the block has no such mode.
+  /// From now on the weight holds the coordinates W' of W = U_B W' U_A^T (training in the
+  /// eigenbasis of the curvature), and so do value() and gradient(); undefined bases go back to W
+  /// itself. The caller converts the stored numbers. False where the block has no such mode.
   virtual bool set_bases(const Tensor& basis_b, const Tensor& basis_a) {
     (void)basis_b, (void)basis_a;
     return false;
   }
 
-  std::string name;        ///< as in the state_dict, "0.weight"
-  Block* bias = nullptr;   ///< of a weight: the bias of the same layer, if any
+  std::string name;       ///< as in the state_dict, "0.weight"
+  Block* bias = nullptr;  ///< of a weight: the bias of the same layer, if any
   bool is_bias = false;
 
  protected:

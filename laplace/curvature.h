@@ -21,9 +21,9 @@ using Precisions = std::vector<Tensor>;
 struct LogDet {
   double ratio = 0;      ///< nats; NaN where the structure couples blocks (full, last layer)
   double effective = 0;  ///< gamma = sum lambda / (lambda + delta) = -d ratio / d rho
-  double slope = 0;      ///< -d gamma / d rho = sum lambda delta / (lambda + delta)^2 at fixed others
-  Tensor entries;        ///< gamma of each entry [Q, O, J], where a prior per entry is possible
-  Tensor entry_slopes;   ///< -d gamma_i / d rho_i likewise
+  double slope = 0;  ///< -d gamma / d rho = sum lambda delta / (lambda + delta)^2 at fixed others
+  Tensor entries;    ///< gamma of each entry [Q, O, J], where a prior per entry is possible
+  Tensor entry_slopes;  ///< -d gamma_i / d rho_i likewise
 };
 
 class Curvature {

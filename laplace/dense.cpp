@@ -7,9 +7,7 @@ namespace evariste {
 
 DenseCurvature::DenseCurvature(std::vector<const Block*> blocks, Tensor hessian, int64_t samples,
                                std::string_view structure)
-    : Curvature(std::move(blocks), samples),
-      hessian_(std::move(hessian)),
-      structure_(structure) {
+    : Curvature(std::move(blocks), samples), hessian_(std::move(hessian)), structure_(structure) {
   for (const auto* block : blocks_) shapes_.push_back(block->value().sizes().vec());
   std::fill(trace_ratios_.begin(), trace_ratios_.end(), 1.0);
 }
@@ -104,8 +102,8 @@ Tensor DenseCurvature::output_covariance(const std::vector<Visit>& visits,
     parts.push_back(
         sample_gradients(*block, x, g).to(torch::kFloat64).permute({2, 1, 0, 3, 4}).flatten(2));
   const auto jacobian = torch::cat(parts, 2);
-  const auto root = at::linalg_solve_triangular(cholesky(precisions, 0),
-                                                jacobian.flatten(0, 1).t(), false);
+  const auto root =
+      at::linalg_solve_triangular(cholesky(precisions, 0), jacobian.flatten(0, 1).t(), false);
   const auto half = root.t().view(jacobian.sizes());
   return half.matmul(half.transpose(1, 2)).to(visits[0].g.scalar_type());
 }

@@ -25,9 +25,9 @@ class DenseCurvature : public Curvature {
   const Tensor& hessian() const { return hessian_; }
 
  private:
-  Tensor prior_diagonal(const Precisions& precisions) const;          // [P]
+  Tensor prior_diagonal(const Precisions& precisions) const;            // [P]
   Tensor cholesky(const Precisions& precisions, double damping) const;  // of P, lower
-  std::vector<Tensor> split(const Tensor& flat) const;                // [P] -> [Q, O, J] each
+  std::vector<Tensor> split(const Tensor& flat) const;                  // [P] -> [Q, O, J] each
 
   Tensor hessian_;
   std::vector<std::vector<int64_t>> shapes_;

@@ -64,7 +64,8 @@ Evidence evaluate_evidence(const Fit& fit, const Likelihood& likelihood, const P
                 static_cast<double>(e.parameters) * std::log(2 * std::numbers::pi) + log_precision;
     e.squared_norm = theta.square().sum().item<double>();
     e.effective_dimension = log_dets[m].effective;
-    e.evidence_gradient = 0.5 * (e.effective_dimension - inner_product(precisions[m], theta.square()));
+    e.evidence_gradient =
+        0.5 * (e.effective_dimension - inner_product(precisions[m], theta.square()));
     e.trace_ratio = ratios[m];
     out.scatter += e.scatter;
     out.blocks.push_back(std::move(e));
@@ -78,8 +79,9 @@ Evidence evaluate_evidence(const Fit& fit, const Likelihood& likelihood, const P
         throw NumericalError(fmt::format(
             "{}: the evidence is not finite (scatter {}, effective dimension {}, precision {})",
             e.name, e.scatter, e.effective_dimension, e.prior_precision));
-    throw NumericalError(fmt::format("the evidence is not finite: log-likelihood {}, log-det ratio {}",
-                                     out.log_likelihood, out.log_det_ratio));
+    throw NumericalError(
+        fmt::format("the evidence is not finite: log-likelihood {}, log-det ratio {}",
+                    out.log_likelihood, out.log_det_ratio));
   }
   return out;
 }
@@ -92,8 +94,7 @@ Checks check_evidence(Layer& network, const Likelihood& likelihood, const Sample
   curvature.set_scale(likelihood.curvature_scale() / temperature);
   const auto precisions = precisions_of(priors, curvature);
   const auto n = static_cast<double>(curvature.samples());
-  auto gradient =
-      log_likelihood_gradient(network, likelihood, data, curvature.blocks(), batch);
+  auto gradient = log_likelihood_gradient(network, likelihood, data, curvature.blocks(), batch);
   for (size_t m = 0; m < priors.size(); ++m)
     gradient.blocks[m] =
         (precisions[m] * value64(*curvature.blocks()[m])).to(gradient.blocks[m].scalar_type()) -
@@ -130,9 +131,8 @@ Checks check_evidence(Layer& network, const Likelihood& likelihood, const Sample
         const auto found = draw.find(&block);
         return found == draw.end() ? Tensor() : found->second;
       });
-      sampled += likelihood.log_density(df.defined() ? f + df : f, y)
-                     .sum(torch::kFloat64)
-                     .item<double>();
+      sampled +=
+          likelihood.log_density(df.defined() ? f + df : f, y).sum(torch::kFloat64).item<double>();
     }
   }
   sampled *= data.weight() / static_cast<double>(draws);
@@ -158,8 +158,10 @@ std::vector<EntryTest> entry_tests(Layer& network, const Likelihood& likelihood,
     const auto h = likelihood.curvature_scale() * f.correction;  // no temperature: g has none
     const auto lambda = h * f.b.values.unsqueeze(2) * f.a.values.unsqueeze(1);
     const auto g = gradient.blocks[m].to(torch::kFloat64);
-    const auto rotated = f.b.basis.to(torch::kFloat64).transpose(1, 2).matmul(g).matmul(
-        f.a.basis.to(torch::kFloat64));
+    const auto rotated = f.b.basis.to(torch::kFloat64)
+                             .transpose(1, 2)
+                             .matmul(g)
+                             .matmul(f.a.basis.to(torch::kFloat64));
     EntryTest test;
     test.name = kron->blocks()[m]->name;
     test.gradient_squared = g.square().sum().item<double>();

@@ -4,7 +4,8 @@
 //   P = H/(sigma^2 tau) + P0
 //
 // MacKay 1992; online and for networks: Immer et al. 2021, eq. 8. The Gaussian normaliser is not
-// divided by tau. For a prior that is not Gaussian, scatter stands for -2 (log density + P/2 log 2pi
+// divided by tau. For a prior that is not Gaussian, scatter stands for -2 (log density + P/2 log
+// 2pi
 // - 1/2 log|P0|), which is theta^T P0 theta when it is.
 #pragma once
 
@@ -77,8 +78,8 @@ struct EntryTest {
   std::string name;
   double gradient_squared = 0;  ///< |g|^2, g = d log p(D) / d theta at the block
   double fisher_trace = 0;      ///< tr F
-  double gain = 0;              ///< max over delta of 1/2 sum_i [g_i^2/(l_i+d) - log(1+l_i/d)], nats
-  double best_precision = 0;    ///< the delta that reaches it
+  double gain = 0;            ///< max over delta of 1/2 sum_i [g_i^2/(l_i+d) - log(1+l_i/d)], nats
+  double best_precision = 0;  ///< the delta that reaches it
   double ratio() const { return fisher_trace > 0 ? gradient_squared / fisher_trace : 0; }
 };
 

@@ -52,20 +52,22 @@ template <class Visit>
 void fisher_pass(Layer& network, const Likelihood& likelihood, const Samples& data,
                  const CurvatureOptions& options, const Index& index, Fit& fit,
                  const Visit& visit) {
-  for_each_chunk(network, data, options.batch, [&](const Tape& tape, const Tensor& f,
-                                                   const Tensor& y, int64_t begin) {
-    fit.log_likelihood += likelihood.log_density(f, y).sum(torch::kFloat64).template item<double>();
-    fit.normaliser += likelihood.normaliser(f).sum(torch::kFloat64).template item<double>();
-    const auto columns =
-        likelihood.columns(options.fisher, f, y, options.mc_samples, options.stream, begin);
-    network.backward(
-        columns, tape,
-        [&](const Block& block, const Tensor& x, const Tensor& g) {
-          const auto m = index(block);
-          if (m >= 0) visit(static_cast<size_t>(m), x, g);
-        },
-        false);
-  });
+  for_each_chunk(network, data, options.batch,
+                 [&](const Tape& tape, const Tensor& f, const Tensor& y, int64_t begin) {
+                   fit.log_likelihood +=
+                       likelihood.log_density(f, y).sum(torch::kFloat64).template item<double>();
+                   fit.normaliser +=
+                       likelihood.normaliser(f).sum(torch::kFloat64).template item<double>();
+                   const auto columns = likelihood.columns(options.fisher, f, y, options.mc_samples,
+                                                           options.stream, begin);
+                   network.backward(
+                       columns, tape,
+                       [&](const Block& block, const Tensor& x, const Tensor& g) {
+                         const auto m = index(block);
+                         if (m >= 0) visit(static_cast<size_t>(m), x, g);
+                       },
+                       false);
+                 });
   fit.log_likelihood *= data.weight();
   fit.normaliser *= data.weight();
 }
@@ -84,7 +86,7 @@ Sharing block_sharing(const Block& block, const CurvatureOptions& options) {
 
 void add_kron(KronSums& sums, const Block& block, const Tensor& x, const Tensor& g,
               const CurvatureOptions& options, int64_t samples) {
-  const auto shape = block.value().sizes();
+  const auto shape = block.value().sizes().vec();  // of a temporary
   const auto sharing = block_sharing(block, options);
   if (options.correction == Correction::kTrace || shape[1] * shape[2] == 1)
     sums.trace += gradient_trace(block, x, g);
@@ -96,9 +98,10 @@ void add_kron(KronSums& sums, const Block& block, const Tensor& x, const Tensor&
   if (!sums.started) {
     sums.started = true;
     const auto t = sharing == Sharing::kReduce ? 1 : block.phi(x.narrow(0, 0, 1)).size(2);
-    const auto t_out = sharing == Sharing::kReduce
-                           ? 1
-                           : block.to_positions(g.narrow(0, 0, 1).narrow(1, 0, 1).flatten(0, 1)).size(2);
+    const auto t_out =
+        sharing == Sharing::kReduce
+            ? 1
+            : block.to_positions(g.narrow(0, 0, 1).narrow(1, 0, 1).flatten(0, 1)).size(2);
     sums.a = FactorSum(samples * t);
     sums.b = FactorSum(samples * t_out * g.size(0));
   }
@@ -131,7 +134,8 @@ std::shared_ptr<Curvature> finish_kron(const std::vector<const Block*>& blocks,
     const auto kron_trace = (factor.a.traces() * factor.b.traces()).sum().item<double>();
     const auto trace = sums[m].trace * data.weight();
     if (!std::isfinite(kron_trace))
-      throw NumericalError(fmt::format("{}: the curvature factors are not finite", blocks[m]->name));
+      throw NumericalError(
+          fmt::format("{}: the curvature factors are not finite", blocks[m]->name));
     if (options.correction == Correction::kTrace && trace > 0 && kron_trace > 0) {
       ratios[m] = kron_trace / trace;
       factor.correction = trace / kron_trace;
@@ -174,7 +178,7 @@ std::vector<const Block*> curvature_blocks(Layer& network, const CurvatureOption
   std::vector<const Block*> blocks;
   if (options.structure == Structure::kLastLayer) {
     for (auto it = all.rbegin(); it != all.rend() && blocks.empty(); ++it) {
-      const auto shape = (*it)->value().sizes();
+      const auto shape = (*it)->value().sizes().vec();
       // Not a norm's or scalar layer's weights: one per group, no map between features.
       const bool is_elementwise = shape[0] > 1 && shape[1] * shape[2] == 1;
       if ((*it)->is_bias || is_elementwise) continue;
@@ -267,24 +271,24 @@ Gradient log_likelihood_gradient(Layer& network, const Likelihood& likelihood, c
   const Index index(blocks);
   Gradient out;
   for (const auto* block : blocks) out.blocks.push_back(torch::zeros_like(block->value()));
-  for_each_chunk(network, data, batch, [&](const Tape& tape, const Tensor& f, const Tensor& y,
-                                           int64_t) {
-    out.log_likelihood += likelihood.log_density(f, y).sum(torch::kFloat64).item<double>();
-    network.backward(
-        likelihood.score(f, y).unsqueeze(0), tape,
-        [&](const Block& block, const Tensor& x, const Tensor& g) {
-          const auto m = index(block);
-          if (m >= 0) out.blocks[m] += blocks[m]->gradient(x, g[0]);
-        },
-        false);
-  });
+  for_each_chunk(
+      network, data, batch, [&](const Tape& tape, const Tensor& f, const Tensor& y, int64_t) {
+        out.log_likelihood += likelihood.log_density(f, y).sum(torch::kFloat64).item<double>();
+        network.backward(
+            likelihood.score(f, y).unsqueeze(0), tape,
+            [&](const Block& block, const Tensor& x, const Tensor& g) {
+              const auto m = index(block);
+              if (m >= 0) out.blocks[m] += blocks[m]->gradient(x, g[0]);
+            },
+            false);
+      });
   for (auto& g : out.blocks) g *= data.weight();
   out.log_likelihood *= data.weight();
   return out;
 }
 
-std::vector<double> fisher_traces(Layer& network, const Likelihood& likelihood,
-                                  const Samples& data, const CurvatureOptions& options) {
+std::vector<double> fisher_traces(Layer& network, const Likelihood& likelihood, const Samples& data,
+                                  const CurvatureOptions& options) {
   std::vector<std::shared_ptr<Block>> owned;
   const auto blocks = curvature_blocks(network, options, owned);
   std::vector<double> traces(blocks.size(), 0.0);

@@ -41,10 +41,10 @@ struct CurvatureOptions {
   Sharing sharing = Sharing::kExpand;
   Correction correction = Correction::kTrace;
   BiasCurvature bias = BiasCurvature::kExact;
-  int64_t batch = 250;                              ///< samples per chunk; results do not depend on it
-  Stream stream = Stream(0);                        ///< of the Monte Carlo labels
-  bool bases = true;                                ///< eigenvectors, for all but the evidence
-  torch::ScalarType eigen_type = torch::kFloat64;   ///< arithmetic of the decomposition
+  int64_t batch = 250;        ///< samples per chunk; results do not depend on it
+  Stream stream = Stream(0);  ///< of the Monte Carlo labels
+  bool bases = true;          ///< eigenvectors, for all but the evidence
+  torch::ScalarType eigen_type = torch::kFloat64;  ///< arithmetic of the decomposition
 };
 
 /// What a fit leaves: the curvature and the log-likelihood of the same pass.
@@ -75,8 +75,8 @@ Gradient log_likelihood_gradient(Layer& network, const Likelihood& likelihood, c
                                  const std::vector<const Block*>& blocks, int64_t batch);
 
 /// tr F of each block: the exact trace of the Fisher the options name.
-std::vector<double> fisher_traces(Layer& network, const Likelihood& likelihood,
-                                  const Samples& data, const CurvatureOptions& options);
+std::vector<double> fisher_traces(Layer& network, const Likelihood& likelihood, const Samples& data,
+                                  const CurvatureOptions& options);
 
 /// Refuses layers whose curvature is undefined in their present mode (BatchNorm or dropout in
 /// training mode) by throwing UsageError.

@@ -143,8 +143,8 @@ Tensor KronCurvature::output_covariance(const std::vector<Visit>& visits,
     add_output_covariance(*block, x, g, variance.to(type), f.b.basis.to(type), f.a.basis.to(type),
                           out);
     if (outside != 0.0) {
-      const auto flat = torch::full({f.a.groups(), f.b.dimension(), f.a.dimension()}, outside,
-                                    g.options());
+      const auto flat =
+          torch::full({f.a.groups(), f.b.dimension(), f.a.dimension()}, outside, g.options());
       add_output_covariance(*block, x, g, flat, Tensor(), Tensor(), out);
     }
   }

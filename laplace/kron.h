@@ -3,8 +3,8 @@
 //
 //   A = (1/N) sum_{n,t} a a^T      B = (1/T) sum_{n,t,r} g g^T     c_m = tr F_m / tr(B_m (x) A_m)
 //
-// c_m is the trace correction: expand-KFAC misstates the curvature of convolutions by up to a factor
-// of 50, differently per pathway; one exact number per block repairs it. c_m = 1 without it.
+// c_m is the trace correction: expand-KFAC misstates the curvature of convolutions by up to a
+// factor of 50, differently per pathway; one exact number per block repairs it. c_m = 1 without it.
 #pragma once
 
 #include "laplace/curvature.h"

@@ -34,7 +34,8 @@ Tensor sample_draws(int64_t draws, const Tensor& f, const Stream& stream, int64_
   return u.to(f.options());
 }
 
-/// sum_r e_r s_r / sqrt(S) with random signs e: S columns [S, n, C] whose squares have the right mean.
+/// sum_r e_r s_r / sqrt(S) with random signs e: S columns [S, n, C] whose squares have the right
+/// mean.
 Tensor sketched(const Tensor& root, int64_t draws, const Stream& stream, int64_t first) {
   const auto columns = root.size(0), n = root.size(1);
   auto signs = torch::empty({draws, n, columns}, torch::kFloat64);
@@ -67,10 +68,14 @@ Tensor Likelihood::normaliser(const Tensor& f) const {
 Tensor Likelihood::columns(Fisher fisher, const Tensor& f, const Tensor& y, int64_t draws,
                            const Stream& stream, int64_t first) const {
   switch (fisher) {
-    case Fisher::kExact: return hessian_root(f);
-    case Fisher::kMonteCarlo: return sampled_scores(f, draws, stream, first);
-    case Fisher::kSketch: return sketched(hessian_root(f), draws, stream, first);
-    case Fisher::kEmpirical: break;
+    case Fisher::kExact:
+      return hessian_root(f);
+    case Fisher::kMonteCarlo:
+      return sampled_scores(f, draws, stream, first);
+    case Fisher::kSketch:
+      return sketched(hessian_root(f), draws, stream, first);
+    case Fisher::kEmpirical:
+      break;
   }
   // In the units of the root: Gaussian curvature is stored with Lambda = I, so sigma is taken out.
   return (score(f, y) / std::sqrt(curvature_scale())).unsqueeze(0);
@@ -83,7 +88,8 @@ Tensor Softmax::log_density(const Tensor& f, const Tensor& y) const {
 }
 
 Tensor Softmax::score(const Tensor& f, const Tensor& y) const {
-  return (-f.softmax(1)).scatter_add(1, y.unsqueeze(1), torch::ones_like(y.unsqueeze(1), f.options()));
+  return (-f.softmax(1))
+      .scatter_add(1, y.unsqueeze(1), torch::ones_like(y.unsqueeze(1), f.options()));
 }
 
 Tensor Softmax::hessian(const Tensor& f) const {
@@ -96,10 +102,10 @@ Tensor Softmax::hessian_root(const Tensor& f) const {
   const auto classes = f.size(1);
   if (classes == 1) return torch::zeros({1, f.size(0), 1}, f.options());
   // q_j = sum_{i>j} p_i as a reverse cumulative sum: 1 - cumsum would cancel.
-  const auto from = p.flip(1).cumsum(1).flip(1);           // sum_{i>=j} p_i = q_{j-1}
-  const auto after = from.narrow(1, 1, classes - 1);       // q_j, j < C-1
-  const auto before = from.narrow(1, 0, classes - 1);      // q_{j-1}
-  const auto head = p.narrow(1, 0, classes - 1);           // p_j
+  const auto from = p.flip(1).cumsum(1).flip(1);       // sum_{i>=j} p_i = q_{j-1}
+  const auto after = from.narrow(1, 1, classes - 1);   // q_j, j < C-1
+  const auto before = from.narrow(1, 0, classes - 1);  // q_{j-1}
+  const auto head = p.narrow(1, 0, classes - 1);       // p_j
   const auto product = before * after;
   // Below this the column is smaller than the square root of the smallest number: zero.
   const auto safe = product > (f.scalar_type() == torch::kFloat64 ? 1e-290 : 1e-32);
@@ -107,11 +113,12 @@ Tensor Softmax::hessian_root(const Tensor& f) const {
                                      torch::zeros_like(head));
   const auto factor =
       torch::where(safe, (head / torch::where(safe, product, torch::ones_like(product))).sqrt(),
-                   torch::zeros_like(head));                                  // [n, C-1]
-  auto root = -factor.t().unsqueeze(2) * p.unsqueeze(0);                      // [C-1, n, C]
+                   torch::zeros_like(head));              // [n, C-1]
+  auto root = -factor.t().unsqueeze(2) * p.unsqueeze(0);  // [C-1, n, C]
   const auto j = torch::arange(classes - 1, torch::kLong).to(f.device());
   const auto i = torch::arange(classes, torch::kLong).to(f.device());
-  root = torch::where((i.unsqueeze(0) > j.unsqueeze(1)).unsqueeze(1), root, torch::zeros_like(root));
+  root =
+      torch::where((i.unsqueeze(0) > j.unsqueeze(1)).unsqueeze(1), root, torch::zeros_like(root));
   return root + torch::where((i.unsqueeze(0) == j.unsqueeze(1)).unsqueeze(1),
                              diagonal.t().unsqueeze(2), torch::zeros_like(root));
 }
@@ -119,10 +126,10 @@ Tensor Softmax::hessian_root(const Tensor& f) const {
 Tensor Softmax::sampled_scores(const Tensor& f, int64_t draws, const Stream& stream,
                                int64_t first) const {
   const auto p = f.softmax(1);
-  const auto u = uniform_draws(draws, f.size(0), stream, first).to(f.device());   // [S, n]
-  const auto cumulative = p.to(torch::kFloat64).cumsum(1);                        // [n, C]
+  const auto u = uniform_draws(draws, f.size(0), stream, first).to(f.device());  // [S, n]
+  const auto cumulative = p.to(torch::kFloat64).cumsum(1);                       // [n, C]
   const auto labels = (u.unsqueeze(2) > cumulative.unsqueeze(0)).sum(2).clamp_max(f.size(1) - 1);
-  const auto hot = torch::one_hot(labels, f.size(1)).to(f.scalar_type());         // [S, n, C]
+  const auto hot = torch::one_hot(labels, f.size(1)).to(f.scalar_type());  // [S, n, C]
   return (hot - p.unsqueeze(0)) / std::sqrt(static_cast<double>(draws));
 }
 

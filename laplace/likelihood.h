@@ -51,13 +51,15 @@ class Likelihood {
   /// Throws UsageError unless y can be labels of outputs [n, outputs].
   virtual void check_labels(const Tensor& y, int64_t outputs) const = 0;
 
-  /// Columns for one chunk, [R, n, C]; see Fisher. `first` is the index of the chunk's first sample.
+  /// Columns for one chunk, [R, n, C]; see Fisher. `first` is the index of the chunk's first
+  /// sample.
   Tensor columns(Fisher fisher, const Tensor& f, const Tensor& y, int64_t draws,
                  const Stream& stream, int64_t first) const;
 };
 
 /// p = softmax f; Lambda = diag p - p p^T, root of rank C - 1:
-/// with q_j = sum_{i>j} p_i,  s_j[j] = sqrt(p_j q_j / q_{j-1}),  s_j[i>j] = -p_i sqrt(p_j / (q_{j-1} q_j)).
+/// with q_j = sum_{i>j} p_i,  s_j[j] = sqrt(p_j q_j / q_{j-1}),  s_j[i>j] = -p_i sqrt(p_j /
+/// (q_{j-1} q_j)).
 class Softmax : public Likelihood {
  public:
   Tensor log_density(const Tensor& f, const Tensor& y) const override;

@@ -43,8 +43,7 @@ Tensor bridge(const OutputDistribution& outputs) {
   // Condition N(f, V) on sum f = 0: the Dirichlet's image under the logit map has none other.
   const auto f = outputs.mean.to(torch::kFloat64) - rows * (sum / total).unsqueeze(1);
   const auto variance = v.diagonal(0, 1, 2) - rows.square() / total.unsqueeze(1);
-  const auto alpha = (1 - 2 / classes +
-                      f.exp() / (classes * classes) * (-f).exp().sum(1, true)) /
+  const auto alpha = (1 - 2 / classes + f.exp() / (classes * classes) * (-f).exp().sum(1, true)) /
                      variance.clamp_min(1e-300);
   return alpha / alpha.sum(1, true);
 }
@@ -100,7 +99,8 @@ Tensor predict(const OutputDistribution& outputs, const Likelihood& likelihood, 
     return likelihood.predict(outputs.mean * (1 + kProbitFactor * variance).rsqrt());
   }
   if (likelihood.name() != "classification")
-    throw UsageError("predictive: the Laplace bridge is defined for classification only; use probit");
+    throw UsageError(
+        "predictive: the Laplace bridge is defined for classification only; use probit");
   return bridge(outputs);
 }
 
@@ -147,7 +147,8 @@ Metrics regression_metrics(const Tensor& mean, const Tensor& variance, const Ten
   const auto v = variance.to(torch::kFloat64);
   Metrics m;
   m.accuracy = m.ece = std::numeric_limits<double>::quiet_NaN();
-  m.nll = (0.5 * (error.square() / v + (2 * std::numbers::pi * v).log())).sum(1).mean().item<double>();
+  m.nll =
+      (0.5 * (error.square() / v + (2 * std::numbers::pi * v).log())).sum(1).mean().item<double>();
   m.rmse = std::sqrt(error.square().mean().item<double>());
   return m;
 }

@@ -23,8 +23,8 @@ OutputDistribution output_distribution(Layer& network, const Tensor& x, const Cu
                                        const Priors& priors, int64_t batch = 250);
 
 /// Probabilities [n, C] (classification, Bernoulli) or means (regression). Bernoulli takes kMap,
-/// kProbit and kMc; regression kMap only, its variance being V + sigma^2. `stream` and `draws` serve
-/// kMc; the draws of sample `i` are those of stream.split(i).
+/// kProbit and kMc; regression kMap only, its variance being V + sigma^2. `stream` and `draws`
+/// serve kMc; the draws of sample `i` are those of stream.split(i).
 Tensor predict(const OutputDistribution& outputs, const Likelihood& likelihood, Link link,
                const Stream& stream = Stream(0), int64_t draws = 100);
 

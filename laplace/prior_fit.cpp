@@ -115,19 +115,21 @@ int64_t fit_priors_newton(const Priors& priors, const Curvature& curvature,
     bool moving = false;
     for (size_t l = 0; l < leaves.size(); ++l) {
       if (done[l]) continue;
-      const auto d = derivatives(leaves[l], priors, curvature, theta, precisions,
-                                 separable ? nullptr : &all);
+      const auto d =
+          derivatives(leaves[l], priors, curvature, theta, precisions, separable ? nullptr : &all);
       expect_finite(d.first, "gradient of the evidence in a prior's hyper-parameter");
       // Where the objective is not concave, a step of one in the direction of ascent.
-      const auto newton = torch::where(d.second < 0, -d.first / d.second.clamp_max(-1e-300),
-                                       d.first.sign());
+      const auto newton =
+          torch::where(d.second < 0, -d.first / d.second.clamp_max(-1e-300), d.first.sign());
       torch::NoGradGuard no_grad;
       const auto old = leaves[l].tensor.detach().clone();
-      leaves[l].tensor.copy_((old + newton.clamp(-1, 1)).clamp(kLowestLogPrecision, kHighestLogPrecision));
+      leaves[l].tensor.copy_(
+          (old + newton.clamp(-1, 1)).clamp(kLowestLogPrecision, kHighestLogPrecision));
       int64_t entries = 0;
       for (const auto m : leaves[l].blocks) entries += theta[m].numel();
-      const auto tolerance = 1e-10 * std::max<double>(
-          1.0, static_cast<double>(entries) / static_cast<double>(leaves[l].tensor.numel()));
+      const auto tolerance =
+          1e-10 * std::max<double>(1.0, static_cast<double>(entries) /
+                                            static_cast<double>(leaves[l].tensor.numel()));
       const bool flat = (d.first.abs() < tolerance).all().item<bool>();
       const bool still = (leaves[l].tensor - old).abs().max().item<double>() < 1e-14;
       // A shared or coupled leaf may have to move again when the others have.
@@ -193,8 +195,8 @@ void AdamPriorFit::set_state(const std::vector<Tensor>& state) {
 
 double noise_gradient(double residual_squares, int64_t samples, int64_t outputs, double noise,
                       double effective_dimension, double temperature) {
-  return static_cast<double>(samples * outputs) -
-         residual_squares / (noise * noise * temperature) - effective_dimension;
+  return static_cast<double>(samples * outputs) - residual_squares / (noise * noise * temperature) -
+         effective_dimension;
 }
 
 double fit_noise(Gaussian& likelihood, const Priors& priors, const Fit& fit, int64_t outputs,

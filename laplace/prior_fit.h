@@ -1,9 +1,10 @@
 // Choosing the priors' hyper-parameters by the evidence, on fixed spectra.
 //
 // For one precision per block everything is separable and strictly convex in rho = log delta:
-//   d(-log q)/d rho = 1/2 (delta |theta|^2 - gamma),  optimum delta = gamma/|theta|^2  (MacKay 1992).
-// Any other prior is differentiated by autograd through log_density and precision; the dependence of
-// log|P| on the precision is closed form, so no spectrum is differentiated.
+//   d(-log q)/d rho = 1/2 (delta |theta|^2 - gamma),  optimum delta = gamma/|theta|^2  (MacKay
+//   1992).
+// Any other prior is differentiated by autograd through log_density and precision; the dependence
+// of log|P| on the precision is closed form, so no spectrum is differentiated.
 #pragma once
 
 #include "laplace/evidence.h"
@@ -49,9 +50,9 @@ class AdamPriorFit {
 double noise_gradient(double residual_squares, int64_t samples, int64_t outputs, double noise,
                       double effective_dimension, double temperature = 1.0);
 
-/// Fixed point of noise and priors together: sigma^2 <- S/(N C - gamma), priors by Newton, until both
-/// stand still. Returns sigma; the likelihood keeps it. To be called online: a noise fitted after
-/// the weights is far too large.
+/// Fixed point of noise and priors together: sigma^2 <- S/(N C - gamma), priors by Newton, until
+/// both stand still. Returns sigma; the likelihood keeps it. To be called online: a noise fitted
+/// after the weights is far too large.
 double fit_noise(Gaussian& likelihood, const Priors& priors, const Fit& fit, int64_t outputs,
                  double temperature, bool fit_priors);
 

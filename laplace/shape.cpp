@@ -4,7 +4,9 @@
 
 namespace evariste {
 
-std::string shape_text(at::IntArrayRef shape) { return fmt::format("[{}]", fmt::join(shape, ", ")); }
+std::string shape_text(at::IntArrayRef shape) {
+  return fmt::format("[{}]", fmt::join(shape, ", "));
+}
 
 void expect_shape(const Tensor& tensor, std::string_view what,
                   std::initializer_list<int64_t> expected) {

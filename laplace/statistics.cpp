@@ -30,8 +30,8 @@ Positions positions_of(const Block& block, const Tensor& x, const Tensor& g) {
 
 /// Per-sample gradients of samples [begin, begin + count): [Q, R, count, O, J].
 Tensor tile_gradients(const Positions& p, int64_t begin, int64_t count) {
-  const auto g = p.g.narrow(2, begin, count);                     // [Q, R, c, T, O]
-  const auto phi = p.phi.narrow(1, begin, count).unsqueeze(1);    // [Q, 1, c, T, J]
+  const auto g = p.g.narrow(2, begin, count);                   // [Q, R, c, T, O]
+  const auto phi = p.phi.narrow(1, begin, count).unsqueeze(1);  // [Q, 1, c, T, J]
   if (p.positions == 1) return g.transpose(3, 4) * phi;
   return g.transpose(3, 4).matmul(phi);
 }
@@ -39,7 +39,8 @@ Tensor tile_gradients(const Positions& p, int64_t begin, int64_t count) {
 template <class Visit>
 void for_each_tile(const Positions& p, const Visit& visit) {
   const auto entries = p.groups * p.folds * p.outputs * p.inputs;
-  const auto count = std::clamp<int64_t>(kTileEntries / std::max<int64_t>(entries, 1), 1, p.samples);
+  const auto count =
+      std::clamp<int64_t>(kTileEntries / std::max<int64_t>(entries, 1), 1, p.samples);
   for (int64_t begin = 0; begin < p.samples; begin += count)
     visit(begin, std::min(count, p.samples - begin));
 }
@@ -72,7 +73,7 @@ Tensor sample_gradients(const Block& block, const Tensor& x, const Tensor& g) {
 Tensor squared_gradients(const Block& block, const Tensor& x, const Tensor& g) {
   const auto p = positions_of(block, x, g);
   if (p.positions == 1) {
-    const auto squares = p.g.squeeze(3).square().sum(1);        // [Q, n, O]
+    const auto squares = p.g.squeeze(3).square().sum(1);  // [Q, n, O]
     return squares.transpose(1, 2).matmul(p.phi.squeeze(2).square()).to(torch::kFloat64);
   }
   auto sum = torch::zeros({p.groups, p.outputs, p.inputs}, torch::kFloat64);
@@ -115,9 +116,9 @@ void add_output_covariance(const Block& block, const Tensor& x, const Tensor& g,
     return;
   }
   for_each_tile(p, [&](int64_t begin, int64_t count) {
-    const auto gradients = tile_gradients(p, begin, count);              // [Q, C, c, O, J]
+    const auto gradients = tile_gradients(p, begin, count);  // [Q, C, c, O, J]
     const auto scaled = gradients * s.unsqueeze(1).unsqueeze(1);
-    const auto left = scaled.permute({2, 1, 0, 3, 4}).flatten(2);        // [c, C, Q O J]
+    const auto left = scaled.permute({2, 1, 0, 3, 4}).flatten(2);  // [c, C, Q O J]
     const auto right = gradients.permute({2, 1, 0, 3, 4}).flatten(2);
     out.narrow(0, begin, count) += left.matmul(right.transpose(1, 2));
   });

@@ -15,7 +15,8 @@ enum class Sharing {
 /// Kronecker input factor, [Q, J, J] float64: sum_{n,t} phi phi^T, or sum_n mean_t mean_t^T.
 Tensor input_factor(const Block& block, const Tensor& x, Sharing sharing);
 
-/// Kronecker output factor, [Q, O, O] float64, of g [R, n, ...]: (1/T) sum g g^T, or of sums over t.
+/// Kronecker output factor, [Q, O, O] float64, of g [R, n, ...]: (1/T) sum g g^T, or of sums over
+/// t.
 Tensor output_factor(const Block& block, const Tensor& g, Sharing sharing);
 
 /// Per-sample gradients [Q, R, n, O, J]: memory R n P, so for tiles and for `full` only.
@@ -30,7 +31,8 @@ double gradient_trace(const Block& block, const Tensor& x, const Tensor& g);
 
 /// J Sigma J^T summed over the entries of a block whose covariance is diagonal in the bases
 /// (U_B, U_A):  out[n, c, d] += sum_{q,i,j} s[q,i,j] (U_B^T G_c U_A)_ij (U_B^T G_d U_A)_ij,
-/// for g [C, n, ...]; undefined bases stand for the identity. s [Q, O, J], U_B [Q, O, O], U_A [Q, J, J].
+/// for g [C, n, ...]; undefined bases stand for the identity. s [Q, O, J], U_B [Q, O, O], U_A [Q,
+/// J, J].
 void add_output_covariance(const Block& block, const Tensor& x, const Tensor& g, const Tensor& s,
                            const Tensor& basis_b, const Tensor& basis_a, Tensor& out);
 

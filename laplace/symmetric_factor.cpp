@@ -77,7 +77,8 @@ void SymmetricFactor::decompose(bool vectors, torch::ScalarType arithmetic, std:
   const auto floor = values.amax(1, true) * (eps * static_cast<double>(values.size(1)) * 10);
   const auto keep = values > floor;
   values = torch::where(keep, values, torch::zeros_like(values));
-  const auto inverse_root = torch::where(keep, values.clamp_min(1e-300).rsqrt(), torch::zeros_like(values));
+  const auto inverse_root =
+      torch::where(keep, values.clamp_min(1e-300).rsqrt(), torch::zeros_like(values));
   const auto columns = rows.transpose(1, 2).matmul(pairs.vectors.to(torch::kFloat64));
   basis = (columns * inverse_root.unsqueeze(1)).to(pairs.vectors.scalar_type());
 }

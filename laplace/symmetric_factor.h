@@ -26,8 +26,8 @@ struct SymmetricFactor {
   Tensor dense() const;
 
   /// Fills values, and basis if `vectors`, in the given arithmetic. A factor with NaN or clearly
-  /// negative eigenvalues is a NumericalError naming `what`; float32 that fails to converge is tried
-  /// again in float64.
+  /// negative eigenvalues is a NumericalError naming `what`; float32 that fails to converge is
+  /// tried again in float64.
   void decompose(bool vectors, torch::ScalarType arithmetic, std::string_view what);
 
  private:

@@ -9,6 +9,10 @@
 #if __has_include(<catch2/catch_all.hpp>)
 #include <catch2/catch_all.hpp>
 using Catch::Approx;
+using Catch::Matchers::ContainsSubstring;
+/// Catch2 3 gave Contains another meaning.
+inline auto Contains(const std::string& part) { return ContainsSubstring(part); }
 #else
 #include <catch2/catch.hpp>
+using Catch::Matchers::Contains;
 #endif

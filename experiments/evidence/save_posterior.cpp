@@ -64,7 +64,7 @@ void add_blocks(PosteriorRecord& out, const EvidenceResult& result) {
   std::vector<double> precision, effective;
   const auto& blocks = result.fit.curvature->blocks();
   for (size_t m = 0; m < blocks.size(); ++m) {
-    const auto shape = blocks[m]->value().sizes();
+    const auto shape = blocks[m]->value().sizes().vec();
     const auto& evidence = result.evidence.blocks[m];
     names.push_back(blocks[m]->name);
     priors.emplace_back(result.priors[m].name());

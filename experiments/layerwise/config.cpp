@@ -28,7 +28,9 @@ void split_prior(const toml::table& prior, PriorUpdateConfig& config, toml::tabl
 
 }  // namespace
 
-std::vector<std::string> control_names() { return {"map", "conv", "fc", "unit", "sgd", "map-unit"}; }
+std::vector<std::string> control_names() {
+  return {"map", "conv", "fc", "unit", "sgd", "map-unit"};
+}
 
 std::vector<std::string> pathway_types(const toml::table& network) {
   std::vector<std::string> types;
@@ -55,7 +57,8 @@ toml::table keep_pathways(const toml::table& network, std::string_view type) {
       for (const auto& path : *paths)
         if (path_type(path) == type) path.visit([&](const auto& p) { kept.push_back(p); });
     if (kept.empty())
-      throw UsageError(fmt::format("network: control {} needs a pathway of that type in every sum", type));
+      throw UsageError(
+          fmt::format("network: control {} needs a pathway of that type in every sum", type));
     table->insert_or_assign("of", std::move(kept));
   }
   return out;

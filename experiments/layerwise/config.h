@@ -49,8 +49,8 @@ struct LayerwiseConfig {
 
 /// One training within a run: the evidence run or a control.
 struct Member {
-  std::string name;      ///< "evidence", "map", "conv", ...
-  toml::table network;   ///< with the pathways it has
+  std::string name;     ///< "evidence", "map", "conv", ...
+  toml::table network;  ///< with the pathways it has
   TrainConfig train;
   PriorUpdateConfig prior;
   toml::table prior_keys;  ///< of the prior's own type

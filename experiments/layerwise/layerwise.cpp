@@ -2,8 +2,8 @@
 //
 // The same images and the same network, fully connected + convolutional in every layer; in one task
 // the label ignores the position, in the other it needs it. The Laplace evidence prunes what is not
-// needed (van der Ouderaa, Immer, van der Wilk, "Learning Layer-wise Equivariances Automatically using
-// Gradients", NeurIPS 2023, section 6.1).
+// needed (van der Ouderaa, Immer, van der Wilk, "Learning Layer-wise Equivariances Automatically
+// using Gradients", NeurIPS 2023, section 6.1).
 #include <torch/torch.h>
 
 #include <nlohmann/json.hpp>
@@ -23,9 +23,11 @@ using namespace evariste;
 namespace {
 
 constexpr const char* kDescription =
-    "Layer-wise equivariance by Laplace evidence on digit- and quadrant-MNIST: the same images, the "
+    "Layer-wise equivariance by Laplace evidence on digit- and quadrant-MNIST: the same images, "
+    "the "
     "same network with a convolutional and a fully connected pathway in every layer. Controls: map "
-    "(the matched prior held fixed), conv and fc (one pathway only), unit (prior precision 1 at the "
+    "(the matched prior held fixed), conv and fc (one pathway only), unit (prior precision 1 at "
+    "the "
     "start), map-unit (that held fixed), sgd (no K-FAC steps).";
 
 void print_plan(const LayerwiseConfig& config, const toml::table& table) {
@@ -40,19 +42,25 @@ void print_plan(const LayerwiseConfig& config, const toml::table& table) {
     const auto shape = block->value().sizes();
     squares += shape[0] * (shape[1] * shape[1] + shape[2] * shape[2]);
   }
-  const double bytes = 40.0 * static_cast<double>(parameters) + 24.0 * static_cast<double>(squares) +
-                       2e8 + 8192.0 * static_cast<double>(config.data.train + config.data.test);
-  const auto trainings = static_cast<double>(config.tasks.size()) *
-                         (static_cast<double>(config.seeds) + static_cast<double>(config.control_seeds) *
-                                                                  static_cast<double>(config.controls.size()));
-  // A step costs about 16 flops per parameter and image (forward, backward, gradient, in eigenbases),
-  // decompositions 18 n^3; 100 GFLOP/s on two cores.
+  const double bytes = 40.0 * static_cast<double>(parameters) +
+                       24.0 * static_cast<double>(squares) + 2e8 +
+                       8192.0 * static_cast<double>(config.data.train + config.data.test);
+  const auto trainings =
+      static_cast<double>(config.tasks.size()) *
+      (static_cast<double>(config.seeds) +
+       static_cast<double>(config.control_seeds) * static_cast<double>(config.controls.size()));
+  // A step costs about 16 flops per parameter and image (forward, backward, gradient, in
+  // eigenbases), decompositions 18 n^3; 100 GFLOP/s on two cores.
   double cubes = 0;
   for (const auto* block : named_blocks(*network)) {
     const auto shape = block->value().sizes();
-    cubes += std::pow(static_cast<double>(shape[1]), 3) + std::pow(static_cast<double>(shape[2]), 3);
+    cubes +=
+        std::pow(static_cast<double>(shape[1]), 3) + std::pow(static_cast<double>(shape[2]), 3);
   }
-  const double epoch = (16.0 * static_cast<double>(parameters) * static_cast<double>(config.data.train) + 18.0 * cubes) / 1e11;
+  const double epoch =
+      (16.0 * static_cast<double>(parameters) * static_cast<double>(config.data.train) +
+       18.0 * cubes) /
+      1e11;
   std::fprintf(stdout, "# %lld parameters; predicted memory %.2f GB, time %.0f min on two cores\n",
                static_cast<long long>(parameters), bytes / 1e9,
                trainings * static_cast<double>(config.train.epochs) * epoch / 60 + 0.1);
@@ -97,7 +105,8 @@ int layerwise(int argc, char** argv) {
       folders.push_back(folder);
     }
     text += (config.seeds == 1 ? run_table(task, runs[0], pathways)
-                               : summary_table(task, runs, pathways)) + "\n";
+                               : summary_table(task, runs, pathways)) +
+            "\n";
     summary += summary_table(task, runs, pathways) + "\n";
     for (const auto& row : table_rows(runs, pathways))
       json[task][row.name] = {{"mean", row.mean}, {"std", row.std}, {"seeds", row.seeds}};
@@ -112,7 +121,8 @@ int layerwise(int argc, char** argv) {
   auto* say = cli.json ? stderr : stdout;
   for (const auto& folder : folders)
     std::fprintf(say, "run file   %s\n", (folder / "run.h5").string().c_str());
-  std::fprintf(say, "summary    %s\n", (out / fmt::format("summary-{}.md", cli.preset)).string().c_str());
+  std::fprintf(say, "summary    %s\n",
+               (out / fmt::format("summary-{}.md", cli.preset)).string().c_str());
   if (!report.empty()) std::fprintf(say, "%s\n", report.c_str());
   return 0;
 }

@@ -56,7 +56,8 @@ Recorder::Recorder(RunFile& run, const std::string& prefix, const Trainer& train
          {std::pair("share_effective", "share of the effective dimension per parameter"),
           std::pair("share_variance", "share of the output variance"),
           std::pair("share_variance_map", "the same where the matched prior is held fixed")})
-      pathway_.emplace_back(name, run.series(paths + name, {pathway_epoch_, layer, path}, long_name, "1"));
+      pathway_.emplace_back(
+          name, run.series(paths + name, {pathway_epoch_, layer, path}, long_name, "1"));
     run.drop_after(pathway_epoch_, static_cast<double>(epochs_done));
   }
   run.drop_after(trace_epoch_, static_cast<double>(epochs_done));

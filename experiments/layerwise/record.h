@@ -1,4 +1,5 @@
-// Writes the traces of one training into its group of run.h5 (interface: /trace, /blocks, /pathways).
+// Writes the traces of one training into its group of run.h5 (interface: /trace, /blocks,
+// /pathways).
 #pragma once
 
 #include "io/run_file.h"
@@ -8,8 +9,8 @@ namespace evariste {
 
 class Recorder {
  public:
-  /// `prefix`: "" for the evidence run, "controls/map/" for a control. Declares what the groups hold;
-  /// in a resumed file forgets epochs after `epochs_done`.
+  /// `prefix`: "" for the evidence run, "controls/map/" for a control. Declares what the groups
+  /// hold; in a resumed file forgets epochs after `epochs_done`.
   Recorder(RunFile& run, const std::string& prefix, const Trainer& trainer,
            const std::vector<std::string>& pathways, int64_t epochs_done);
 

@@ -14,7 +14,8 @@ std::string make_report(const fs::path& out, const std::vector<fs::path>& folder
   const fs::path venv = from_environment ? from_environment : EVARISTE_VENV_DIR;
   const auto python = venv / "bin/python";
   if (!fs::exists(python))
-    return fmt::format("no figure and report: {} is not there (tools/setup makes it)", python.string());
+    return fmt::format("no figure and report: {} is not there (tools/setup makes it)",
+                       python.string());
   const fs::path script = fs::path(EVARISTE_SOURCE_DIR) / "notebooks/render.py";
   std::vector<std::string> words = {python.string(), script.string(), "--out", out.string()};
   for (const auto& folder : folders) words.push_back(folder.string());

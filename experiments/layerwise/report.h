@@ -7,9 +7,9 @@
 
 namespace evariste {
 
-/// Runs notebooks/layerwise.ipynb on the run folders: figure.png and report.html in each of them and
-/// the common ones in `out`. Returns the lines to print. Where Python or the notebook's packages are
-/// missing it says so and the run ends well without them.
+/// Runs notebooks/layerwise.ipynb on the run folders: figure.png and report.html in each of them
+/// and the common ones in `out`. Returns the lines to print. Where Python or the notebook's
+/// packages are missing it says so and the run ends well without them.
 std::string make_report(const std::filesystem::path& out,
                         const std::vector<std::filesystem::path>& folders);
 

@@ -57,16 +57,16 @@ void put_result(State& state, const Result& r) {
   for (const auto& b : r.blocks)
     blocks.push_back({b.name, b.parameters, b.log_precision, b.effective, b.squared_norm,
                       std::isfinite(b.trace_ratio) ? Json(b.trace_ratio) : Json()});
-  const Json json = {{"samples", r.samples},
-                     {"numbers",
-                      {r.log_evidence, r.log_likelihood, r.log_det_ratio, r.scatter, r.decrement,
-                       r.gap, r.alive ? 1.0 : 0.0, r.believable ? 1.0 : 0.0, r.accuracy, r.nll,
-                       r.ece, r.seconds}},
-                     {"blocks", blocks},
-                     {"layers", r.layers},
-                     {"path_blocks", r.path_blocks},
-                     {"shares_variance", r.shares_variance},
-                     {"shares_effective", r.shares_effective}};
+  const Json json = {
+      {"samples", r.samples},
+      {"numbers",
+       {r.log_evidence, r.log_likelihood, r.log_det_ratio, r.scatter, r.decrement, r.gap,
+        r.alive ? 1.0 : 0.0, r.believable ? 1.0 : 0.0, r.accuracy, r.nll, r.ece, r.seconds}},
+      {"blocks", blocks},
+      {"layers", r.layers},
+      {"path_blocks", r.path_blocks},
+      {"shares_variance", r.shares_variance},
+      {"shares_effective", r.shares_effective}};
   state[kPrefix + r.member] = text_tensor(json.dump());
 }
 
@@ -82,9 +82,11 @@ std::map<std::string, Result> get_results(const State& state) {
     r.log_evidence = number(n[0]), r.log_likelihood = number(n[1]), r.log_det_ratio = number(n[2]);
     r.scatter = number(n[3]), r.decrement = number(n[4]), r.gap = number(n[5]);
     r.alive = number(n[6]) > 0, r.believable = number(n[7]) > 0;
-    r.accuracy = number(n[8]), r.nll = number(n[9]), r.ece = number(n[10]), r.seconds = number(n[11]);
+    r.accuracy = number(n[8]), r.nll = number(n[9]), r.ece = number(n[10]),
+    r.seconds = number(n[11]);
     for (const auto& b : json["blocks"])
-      r.blocks.push_back({b[0], number(b[1]), number(b[2]), number(b[3]), number(b[4]), number(b[5])});
+      r.blocks.push_back(
+          {b[0], number(b[1]), number(b[2]), number(b[3]), number(b[4]), number(b[5])});
     r.layers = json["layers"].get<std::vector<std::string>>();
     r.path_blocks = json["path_blocks"].get<std::vector<std::vector<std::string>>>();
     r.shares_variance = json["shares_variance"].get<std::vector<std::vector<double>>>();

@@ -19,7 +19,7 @@ struct Result {
   double accuracy = 0, nll = 0, ece = 0;
   double seconds = 0;
   std::vector<BlockResult> blocks;
-  std::vector<std::string> layers;                   ///< names of the sums
+  std::vector<std::string> layers;                    ///< names of the sums
   std::vector<std::vector<std::string>> path_blocks;  ///< [layer][pathway] weight name
   std::vector<std::vector<double>> shares_variance, shares_effective;
 

@@ -55,9 +55,8 @@ void add_map_shares(State& state, const EpochRecord& record) {
   if (layers.empty()) return;
   const auto row = torch::stack(layers).unsqueeze(0);
   const auto found = state.find(kMapShares);
-  state[kMapShares] = found == state.end()
-                          ? row
-                          : torch::cat({found->second.narrow(0, 0, record.epoch - 1), row});
+  state[kMapShares] =
+      found == state.end() ? row : torch::cat({found->second.narrow(0, 0, record.epoch - 1), row});
 }
 
 /// The run's own folder: refuses what must not be overwritten, returns the state to resume from.
@@ -65,25 +64,32 @@ State prepare_folder(const fs::path& folder, const CommandLine& cli, const std::
   const auto state_file = folder / "state.pt";
   if (!fs::exists(state_file)) {
     if (fs::exists(folder / "run.h5") && !cli.force && !cli.resume)
-      throw UsageError(fmt::format("{}: a run lies there; --force overwrites it, --resume goes on "
-                                   "with it, --out takes another folder", folder.string()));
+      throw UsageError(
+          fmt::format("{}: a run lies there; --force overwrites it, --resume goes on "
+                      "with it, --out takes another folder",
+                      folder.string()));
     return {};
   }
   if (cli.force) {
-    for (const char* name : {"state.pt", "run.h5", "run.log", "config.toml", "figure.png", "report.html"})
+    for (const char* name :
+         {"state.pt", "run.h5", "run.log", "config.toml", "figure.png", "report.html"})
       fs::remove(folder / name);
     return {};
   }
   auto state = load_state(state_file);
   const bool finished = state.count("finished") > 0;
   if (!cli.resume)
-    throw UsageError(fmt::format("{}: {} run lies there; --force overwrites it, {}, --out takes "
-                                 "another folder", folder.string(), finished ? "a finished" : "an unfinished",
-                                 finished ? "--resume prints its table" : "--resume goes on with it"));
+    throw UsageError(
+        fmt::format("{}: {} run lies there; --force overwrites it, {}, --out takes "
+                    "another folder",
+                    folder.string(), finished ? "a finished" : "an unfinished",
+                    finished ? "--resume prints its table" : "--resume goes on with it"));
   const auto found = state.find("config_hash");
   if (found != state.end() && tensor_text(found->second) != hash)
-    throw UsageError(fmt::format("{}: its state belongs to another configuration (config.toml there "
-                                 "says which); use --force or another --out", folder.string()));
+    throw UsageError(
+        fmt::format("{}: its state belongs to another configuration (config.toml there "
+                    "says which); use --force or another --out",
+                    folder.string()));
   return state;
 }
 
@@ -98,9 +104,11 @@ Digits load_digits(const LayerwiseConfig& config, const fs::path& root) {
   auto train = load_dataset(config.data.set, root, Split::Train);
   auto test = load_dataset(config.data.set, root, Split::Test);
   if (config.data.train < 1 || config.data.train > train.size())
-    throw UsageError(fmt::format("data.train: expected 1 ... {}, found {}", train.size(), config.data.train));
+    throw UsageError(
+        fmt::format("data.train: expected 1 ... {}, found {}", train.size(), config.data.train));
   if (config.data.test < 1 || config.data.test > test.size())
-    throw UsageError(fmt::format("data.test: expected 1 ... {}, found {}", test.size(), config.data.test));
+    throw UsageError(
+        fmt::format("data.test: expected 1 ... {}, found {}", test.size(), config.data.test));
   return {random_subset(train, config.data.train, stream.split("subset")),
           subset(test, torch::arange(config.data.test))};
 }
@@ -122,7 +130,8 @@ Run run_task(const LayerwiseConfig& config, const std::string& task, int64_t see
 
   std::error_code failure;
   fs::create_directories(folder, failure);
-  if (failure) throw IoError(fmt::format("{}: cannot be made: {}", folder.string(), failure.message()));
+  if (failure)
+    throw IoError(fmt::format("{}: cannot be made: {}", folder.string(), failure.message()));
   write_atomically(folder / "config.toml", to_text(table));
   Log log({.file = folder / "run.log", .quiet = cli.quiet});
   auto provenance = collect_provenance(table, cli, {{"torch", TORCH_VERSION}}, digits.train.sha256);
@@ -170,8 +179,9 @@ Run run_task(const LayerwiseConfig& config, const std::string& task, int64_t see
       const auto start = std::chrono::steady_clock::now();
       const auto record = trainer.run_epoch();
       seconds += seconds_since(start);
-      recorder.append(record, seconds, name == "evidence" ? shares_at(state, record.epoch)
-                                                          : std::vector<std::vector<double>>());
+      recorder.append(
+          record, seconds,
+          name == "evidence" ? shares_at(state, record.epoch) : std::vector<std::vector<double>>());
       if (name == "map") add_map_shares(state, record);
       std::erase_if(state, [&](const auto& item) { return item.first.starts_with(prefix); });
       auto saved = trainer.state();
@@ -179,13 +189,13 @@ Run run_task(const LayerwiseConfig& config, const std::string& task, int64_t see
       state.merge(with_prefix(saved, prefix));
       run.flush();
       save_state(folder / "state.pt", state);
-      log.progress(fmt::format("{} seed {} {}", task, seed, name), record.epoch, member.train.epochs,
-                   fmt::format("loss {:.3f}, test {:.1f}%{}", record.train_loss,
-                               100 * record.test_accuracy,
-                               record.evidence ? fmt::format(", log q/N {:.3f}",
-                                                             record.evidence->log_evidence /
-                                                                 static_cast<double>(train.size()))
-                                               : ""));
+      log.progress(
+          fmt::format("{} seed {} {}", task, seed, name), record.epoch, member.train.epochs,
+          fmt::format("loss {:.3f}, test {:.1f}%{}", record.train_loss, 100 * record.test_accuracy,
+                      record.evidence
+                          ? fmt::format(", log q/N {:.3f}", record.evidence->log_evidence /
+                                                                static_cast<double>(train.size()))
+                          : ""));
       if (interrupt_signal() != 0) {
         run.stop("interrupted");
         throw_if_interrupted();
@@ -197,14 +207,16 @@ Run run_task(const LayerwiseConfig& config, const std::string& task, int64_t see
     results[name] = make_result(name, outcome, trainer, seconds);
     std::erase_if(state, [&](const auto& item) { return item.first.starts_with(prefix); });
     put_result(state, results[name]);
-    save_weights(*network, folder / (name == "evidence" ? "weights.safetensors"
-                                                        : fmt::format("weights-{}.safetensors", name)));
+    save_weights(*network,
+                 folder / (name == "evidence" ? "weights.safetensors"
+                                              : fmt::format("weights-{}.safetensors", name)));
     save_state(folder / "state.pt", state);
-    log.line(fmt::format("{} seed {} {}: test {:.2f}%, NLL {:.3f}, log q/N {:.3f}, decrement {:.3f}, gap "
-                         "{:+.2f}, {}, {:.0f} s", task, seed, name, 100 * results[name].accuracy,
-                         results[name].nll, results[name].per_datum(results[name].log_evidence),
-                         results[name].decrement, results[name].gap,
-                         results[name].believable ? "believable" : "NOT believable", seconds));
+    log.line(fmt::format(
+        "{} seed {} {}: test {:.2f}%, NLL {:.3f}, log q/N {:.3f}, decrement {:.3f}, gap "
+        "{:+.2f}, {}, {:.0f} s",
+        task, seed, name, 100 * results[name].accuracy, results[name].nll,
+        results[name].per_datum(results[name].log_evidence), results[name].decrement,
+        results[name].gap, results[name].believable ? "believable" : "NOT believable", seconds));
   }
 
   const auto rows = table_rows({results}, pathways);

@@ -48,7 +48,8 @@ template <class Get>
 Spread over(const std::vector<Run>& runs, const std::string& member, const Get& get) {
   std::vector<double> values;
   for (const auto& run : runs)
-    if (const auto found = run.find(member); found != run.end()) values.push_back(get(found->second));
+    if (const auto found = run.find(member); found != run.end())
+      values.push_back(get(found->second));
   return spread(values);
 }
 
@@ -74,10 +75,11 @@ std::string run_table(const std::string& task, const Run& run,
                        "log precision", "eff. dim.", "variance share", "without (MAP)");
     for (size_t l = 0; l < e.layers.size(); ++l)
       for (size_t k = 0; k < e.path_blocks[l].size(); ++k)
-        out += fmt::format("  {:<6} {:<8} {:>14.2f} {:>12.1f} {:>15.3f} {:>15}\n", e.layers[l],
-                           k < pathways.size() ? pathways[k] : "", log_precision(e, l, k),
-                           effective(e, l, k), e.shares_variance[l][k],
-                           map == run.end() ? "-" : fmt::format("{:.3f}", map->second.shares_variance[l][k]));
+        out += fmt::format(
+            "  {:<6} {:<8} {:>14.2f} {:>12.1f} {:>15.3f} {:>15}\n", e.layers[l],
+            k < pathways.size() ? pathways[k] : "", log_precision(e, l, k), effective(e, l, k),
+            e.shares_variance[l][k],
+            map == run.end() ? "-" : fmt::format("{:.3f}", map->second.shares_variance[l][k]));
   }
   out += fmt::format("  {:<36} {:>9} {:>8} {:>12} {:>22}\n", "", "accuracy", "NLL", "log q / N",
                      "decrement, gap");
@@ -94,7 +96,9 @@ std::string run_table(const std::string& task, const Run& run,
 std::string summary_table(const std::string& task, const std::vector<Run>& runs,
                           const std::vector<std::string>& pathways) {
   std::string out = fmt::format("### {}-MNIST\n\n", task);
-  out += "| network | seeds | test accuracy % | test NLL | log q / N | decrement | gap | checks pass |";
+  out +=
+      "| network | seeds | test accuracy % | test NLL | log q / N | decrement | gap | checks pass "
+      "|";
   std::string rule = "\n|---|---|---|---|---|---|---|---|";
   out += rule + "\n";
   for (const char* member : kOrder) {
@@ -110,8 +114,9 @@ std::string summary_table(const std::string& task, const std::vector<Run>& runs,
         text(over(runs, member, [](const Result& r) { return r.decrement; }), 3),
         text(over(runs, member, [](const Result& r) { return r.gap; }), 2), pass, accuracy.count);
   }
-  out += "\n| network | layer | pathway | log precision | effective dimension | variance share |\n"
-         "|---|---|---|---|---|---|\n";
+  out +=
+      "\n| network | layer | pathway | log precision | effective dimension | variance share |\n"
+      "|---|---|---|---|---|---|\n";
   for (const char* member : {"evidence", "map", "unit", "map-unit", "sgd"}) {
     const Result* first = nullptr;
     for (const auto& run : runs)
@@ -136,13 +141,17 @@ std::vector<TableRow> table_rows(const std::vector<Run>& runs,
     if (s.count > 0) rows.push_back({std::move(name), s.mean, s.std, s.count});
   };
   for (const char* member : kOrder) {
-    add(fmt::format("{}/accuracy", member), over(runs, member, [](const Result& r) { return r.accuracy; }));
+    add(fmt::format("{}/accuracy", member),
+        over(runs, member, [](const Result& r) { return r.accuracy; }));
     add(fmt::format("{}/nll", member), over(runs, member, [](const Result& r) { return r.nll; }));
     add(fmt::format("{}/log_evidence_per_datum", member),
         over(runs, member, [](const Result& r) { return r.per_datum(r.log_evidence); }));
-    add(fmt::format("{}/newton_decrement", member), over(runs, member, [](const Result& r) { return r.decrement; }));
-    add(fmt::format("{}/linearised_gap", member), over(runs, member, [](const Result& r) { return r.gap; }));
-    add(fmt::format("{}/believable", member), over(runs, member, [](const Result& r) { return r.believable ? 1.0 : 0.0; }));
+    add(fmt::format("{}/newton_decrement", member),
+        over(runs, member, [](const Result& r) { return r.decrement; }));
+    add(fmt::format("{}/linearised_gap", member),
+        over(runs, member, [](const Result& r) { return r.gap; }));
+    add(fmt::format("{}/believable", member),
+        over(runs, member, [](const Result& r) { return r.believable ? 1.0 : 0.0; }));
     for (const auto& run : runs) {
       const auto found = run.find(member);
       if (found == run.end()) continue;

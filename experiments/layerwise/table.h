@@ -8,8 +8,8 @@ namespace evariste {
 /// Results of one run (task and seed), by member.
 using Run = std::map<std::string, Result>;
 
-/// Per layer: log precision, effective dimension and variance share of each pathway beside the share
-/// of the MAP control; then evidence with checks, accuracy and NLL of every member.
+/// Per layer: log precision, effective dimension and variance share of each pathway beside the
+/// share of the MAP control; then evidence with checks, accuracy and NLL of every member.
 std::string run_table(const std::string& task, const Run& run,
                       const std::vector<std::string>& pathways);
 

@@ -11,9 +11,24 @@ const std::map<std::string_view, BuiltinPrior>& builtin_priors() {
        {[](const PriorRequest& r) { return Prior(IsotropicGaussian(r.precision)); }, {}}},
       {DiagonalGaussian::kName,
        {[](const PriorRequest& r) { return Prior(DiagonalGaussian(r.precision, r.shape)); }, {}}},
+      {GammaGaussian::kName,
+       {[](const PriorRequest& r) {
+          return Prior(
+              GammaGaussian(r.precision, r.positive("shape", 1.0), r.positive("rate", 1e-3)));
+        },
+        {"shape", "rate"}}},
       // A new prior: this line, its header and its test are the whole change.
   };
   return table;
+}
+
+double PriorRequest::positive(std::string_view key, double fallback) const {
+  const auto* node = table.get(key);
+  if (!node) return fallback;
+  const auto value = node->value<double>();
+  if (!value || !(*value > 0))
+    throw UsageError(fmt::format("prior.{}: expected a positive number", key));
+  return *value;
 }
 
 Prior make_prior(const PriorRequest& request) {

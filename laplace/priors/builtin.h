@@ -7,6 +7,7 @@
 #include <map>
 
 #include "laplace/priors/diagonal_gaussian.h"
+#include "laplace/priors/gamma_gaussian.h"
 #include "laplace/priors/isotropic_gaussian.h"
 
 namespace evariste {
@@ -17,6 +18,9 @@ struct PriorRequest {
   const toml::table& table;
   double precision;
   at::IntArrayRef shape;
+
+  /// A positive number of the table. Throws UsageError for anything else.
+  double positive(std::string_view key, double fallback) const;
 };
 
 using PriorFactory = std::function<Prior(const PriorRequest&)>;
@@ -30,6 +34,6 @@ const std::map<std::string_view, BuiltinPrior>& builtin_priors();
 Prior make_prior(const PriorRequest& request);
 
 /// The types above, for tests that hold for every prior.
-using BuiltinPriorTypes = std::tuple<IsotropicGaussian, DiagonalGaussian>;
+using BuiltinPriorTypes = std::tuple<IsotropicGaussian, DiagonalGaussian, GammaGaussian>;
 
 }  // namespace evariste

@@ -19,9 +19,9 @@ class DiagonalGaussian {
   Tensor precision(const Tensor&) const { return log_precision_.exp(); }
 
   Tensor log_density(const Tensor& theta) const {
-    return 0.5 * (log_precision_ - std::log(2 * std::numbers::pi) -
-                  log_precision_.exp() * theta.square())
-                     .sum();
+    return 0.5 *
+           (log_precision_ - std::log(2 * std::numbers::pi) - log_precision_.exp() * theta.square())
+               .sum();
   }
 
   NamedTensors hyperparameters() const { return {{"log_precision", log_precision_}}; }

@@ -1,5 +1,5 @@
-// theta ~ N(0, I / delta), one precision for a whole block (MacKay 1992; "layerwise" when every block
-// has its own, "scalar" when all share one).
+// theta ~ N(0, I / delta), one precision for a whole block (MacKay 1992; "layerwise" when every
+// block has its own, "scalar" when all share one).
 #pragma once
 
 #include <numbers>

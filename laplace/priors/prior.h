@@ -1,7 +1,7 @@
 // Priors over one block's weights: the extension point of symmetry learning.
 //
-// In a sum of pathways of nested flexibility (FC > CONV > group conv) the precisions of the pathways'
-// priors *are* the learned degree of symmetry: precision -> infinity removes a pathway.
+// In a sum of pathways of nested flexibility (FC > CONV > group conv) the precisions of the
+// pathways' priors *are* the learned degree of symmetry: precision -> infinity removes a pathway.
 //
 // To add one: a header like isotropic_gaussian.h, a line in builtin.cpp, a test.
 #pragma once
@@ -20,13 +20,13 @@ namespace evariste {
 using NamedTensors = std::vector<std::pair<std::string, Tensor>>;
 
 /// What a prior over the weights of one block must offer. theta [Q, O, J] float64.
-/// precision is the one that pulls: -d log density/d theta = precision(theta) o theta; for a Gaussian
-/// it does not depend on theta.
+/// precision is the one that pulls: -d log density/d theta = precision(theta) o theta; for a
+/// Gaussian it does not depend on theta.
 template <class P>
 concept LayerPrior = requires(const P& prior, const Tensor& theta) {
-  { P::kName } -> std::convertible_to<std::string_view>;  // the name used in TOML files
-  { prior.log_density(theta) } -> std::same_as<Tensor>;   // [], nats, differentiable in both
-  { prior.precision(theta) } -> std::same_as<Tensor>;     // [] or theta's shape; enters P0
+  { P::kName } -> std::convertible_to<std::string_view>;      // the name used in TOML files
+  { prior.log_density(theta) } -> std::same_as<Tensor>;       // [], nats, differentiable in both
+  { prior.precision(theta) } -> std::same_as<Tensor>;         // [] or theta's shape; enters P0
   { prior.hyperparameters() } -> std::same_as<NamedTensors>;  // unconstrained float64 leaf tensors
 };
 

@@ -63,14 +63,15 @@ Norm::Norm(Kind kind, std::vector<int64_t> shape, int64_t groups, double epsilon
       momentum_(momentum) {
   const auto channels = shape_[0];
   if (kind_ == Kind::kGroup && channels % groups_ != 0)
-    throw UsageError(fmt::format("groupnorm: {} channels cannot be split into {} groups", channels,
-                                 groups_));
+    throw UsageError(
+        fmt::format("groupnorm: {} channels cannot be split into {} groups", channels, groups_));
   if (affine) {
     const auto own = kind_ == Kind::kLayer ? shape_ : std::vector<int64_t>{channels};
     auto broadcast = shape_;
     if (kind_ != Kind::kLayer) std::fill(broadcast.begin() + 1, broadcast.end(), 1);
     broadcast.insert(broadcast.begin(), 1);
-    weight_ = std::make_unique<ScaleBlock>(register_parameter("weight", torch::ones(own)), broadcast);
+    weight_ =
+        std::make_unique<ScaleBlock>(register_parameter("weight", torch::ones(own)), broadcast);
     bias_ = std::make_unique<BiasBlock>(register_parameter("bias", torch::zeros(own)), broadcast,
                                         BiasBlock::Axis::kFirst);
     weight_->bias = bias_.get();

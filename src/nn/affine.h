@@ -45,9 +45,9 @@ class ScalarBias : public Layer {
   std::unique_ptr<Block> bias_;
 };
 
-/// batchnorm, layernorm, groupnorm: x_hat, then gamma x_hat + beta. Parameters `weight`, `bias` as in
-/// torch; batchnorm has the buffers running_mean, running_var, num_batches_tracked and normalises by
-/// them in evaluation mode. Curvature in training mode is refused for batchnorm.
+/// batchnorm, layernorm, groupnorm: x_hat, then gamma x_hat + beta. Parameters `weight`, `bias` as
+/// in torch; batchnorm has the buffers running_mean, running_var, num_batches_tracked and
+/// normalises by them in evaluation mode. Curvature in training mode is refused for batchnorm.
 class Norm : public Layer {
  public:
   enum class Kind { kBatch, kLayer, kGroup };

@@ -28,8 +28,7 @@ Tensor Sequential::backward(const Tensor& g, const Tape& tape, const Sink& sink,
 
 Tensor Sequential::jvp(const Tensor& dx, const Tape& tape, const Direction& direction) const {
   auto dy = dx;
-  for (size_t i = 0; i < layers_.size(); ++i)
-    dy = layers_[i]->jvp(dy, tape.children[i], direction);
+  for (size_t i = 0; i < layers_.size(); ++i) dy = layers_[i]->jvp(dy, tape.children[i], direction);
   return dy;
 }
 

@@ -22,8 +22,9 @@ std::vector<int64_t> ConvBlock::kernel_shape() const {
 }
 
 std::vector<int64_t> ConvBlock::inner_padding() const {
-  return geometry_.circular ? std::vector<int64_t>{0, 0}
-                            : std::vector<int64_t>(geometry_.padding.begin(), geometry_.padding.end());
+  return geometry_.circular
+             ? std::vector<int64_t>{0, 0}
+             : std::vector<int64_t>(geometry_.padding.begin(), geometry_.padding.end());
 }
 
 Tensor ConvBlock::pad(const Tensor& x) const {
@@ -95,10 +96,9 @@ Tensor ConvBlock::gradient(const Tensor& x, const Tensor& g) const {
 Conv2d::Conv2d(int64_t inputs, int64_t outputs, const ConvGeometry& geometry, bool bias) {
   const auto fan_in = inputs / geometry.groups * geometry.kernel[0] * geometry.kernel[1];
   const double bound = 1 / std::sqrt(static_cast<double>(fan_in));
-  const auto w = register_parameter(
-      "weight", torch::empty({outputs, inputs / geometry.groups, geometry.kernel[0],
-                              geometry.kernel[1]})
-                    .uniform_(-bound, bound));
+  const auto w = register_parameter("weight", torch::empty({outputs, inputs / geometry.groups,
+                                                            geometry.kernel[0], geometry.kernel[1]})
+                                                  .uniform_(-bound, bound));
   std::unique_ptr<Block> b;
   if (bias)
     b = std::make_unique<BiasBlock>(
@@ -119,8 +119,8 @@ Conv1d::Conv1d(int64_t inputs, int64_t outputs, const ConvGeometry& geometry, bo
   const auto fan_in = inputs / geometry.groups * geometry.kernel[1];
   const double bound = 1 / std::sqrt(static_cast<double>(fan_in));
   const auto w = register_parameter(
-      "weight",
-      torch::empty({outputs, inputs / geometry.groups, geometry.kernel[1]}).uniform_(-bound, bound));
+      "weight", torch::empty({outputs, inputs / geometry.groups, geometry.kernel[1]})
+                    .uniform_(-bound, bound));
   std::unique_ptr<Block> b;
   if (bias)
     b = std::make_unique<BiasBlock>(

@@ -32,8 +32,8 @@ class ConvBlock : public Block {
   Tensor gradient(const Tensor& x, const Tensor& g) const override;
 
  private:
-  Tensor pad(const Tensor& x) const;       // circular padding, or x
-  Tensor crop(const Tensor& g) const;      // its transpose
+  Tensor pad(const Tensor& x) const;           // circular padding, or x
+  Tensor crop(const Tensor& g) const;          // its transpose
   std::vector<int64_t> inner_padding() const;  // what the convolution still pads
   std::vector<int64_t> kernel_shape() const;
 

@@ -116,8 +116,7 @@ Tensor FactoredFullyConnected::backward(const Tensor& g, const Tape& tape, const
 
 Tensor FactoredFullyConnected::jvp(const Tensor& dx, const Tape& tape,
                                    const Direction& direction) const {
-  const auto dz =
-      first_->jvp(dx.defined() ? dx.flatten(2) : dx, tape.children[0], direction);
+  const auto dz = first_->jvp(dx.defined() ? dx.flatten(2) : dx, tape.children[0], direction);
   const auto dy = second_->jvp(dz, tape.children[1], direction);
   return dy.defined() ? dy.reshape({dy.size(0), output_[0], output_[1], output_[2]}) : dy;
 }

@@ -11,13 +11,20 @@ namespace evariste {
 
 std::string_view toml_kind(const toml::node& node) {
   switch (node.type()) {
-    case toml::node_type::table: return "a table";
-    case toml::node_type::array: return "a list";
-    case toml::node_type::string: return "a string";
-    case toml::node_type::integer: return "an integer";
-    case toml::node_type::floating_point: return "a number";
-    case toml::node_type::boolean: return "a boolean";
-    default: return "a date";
+    case toml::node_type::table:
+      return "a table";
+    case toml::node_type::array:
+      return "a list";
+    case toml::node_type::string:
+      return "a string";
+    case toml::node_type::integer:
+      return "an integer";
+    case toml::node_type::floating_point:
+      return "a number";
+    case toml::node_type::boolean:
+      return "a boolean";
+    default:
+      return "a date";
   }
 }
 
@@ -38,7 +45,8 @@ int64_t LayerTable::integer(std::string_view key, std::optional<int64_t> fallbac
     if (!fallback) fail(fmt::format("key \"{}\" is missing", key));
     return *fallback;
   }
-  if (!node->is_integer()) fail(fmt::format("{}: expected an integer, found {}", key, toml_kind(*node)));
+  if (!node->is_integer())
+    fail(fmt::format("{}: expected an integer, found {}", key, toml_kind(*node)));
   const auto value = node->as_integer()->get();
   if (value < least) fail(fmt::format("{}: expected at least {}, found {}", key, least, value));
   if (value > (int64_t{1} << 31)) fail(fmt::format("{}: {} is too large", key, value));
@@ -51,7 +59,8 @@ double LayerTable::number(std::string_view key, std::optional<double> fallback) 
     if (!fallback) fail(fmt::format("key \"{}\" is missing", key));
     return *fallback;
   }
-  if (!node->is_number()) fail(fmt::format("{}: expected a number, found {}", key, toml_kind(*node)));
+  if (!node->is_number())
+    fail(fmt::format("{}: expected a number, found {}", key, toml_kind(*node)));
   return *node->value<double>();
 }
 
@@ -69,7 +78,8 @@ std::string LayerTable::text(std::string_view key, std::optional<std::string> fa
     if (!fallback) fail(fmt::format("key \"{}\" is missing", key));
     return *fallback;
   }
-  if (!node->is_string()) fail(fmt::format("{}: expected a string, found {}", key, toml_kind(*node)));
+  if (!node->is_string())
+    fail(fmt::format("{}: expected a string, found {}", key, toml_kind(*node)));
   return node->as_string()->get();
 }
 

@@ -19,8 +19,8 @@ class LinearMap : public Layer {
   Block& weight_block() const { return *weight_; }
 
  protected:
-  /// To be called once by the constructor of the derived layer; `bias` may be null. The tensors must
-  /// be the registered parameters.
+  /// To be called once by the constructor of the derived layer; `bias` may be null. The tensors
+  /// must be the registered parameters.
   void set_blocks(std::unique_ptr<Block> weight, std::unique_ptr<Block> bias);
 
  private:

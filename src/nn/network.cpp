@@ -30,12 +30,12 @@ const std::map<std::string, Builder>& builders();
 Made build_layer(const toml::node& node, const std::string& place, int64_t classes, Shape& shape) {
   const auto* table = node.as_table();
   if (!table)
-    throw UsageError(fmt::format("{}: expected a layer as a table, found {}", place, toml_kind(node)));
+    throw UsageError(
+        fmt::format("{}: expected a layer as a table, found {}", place, toml_kind(node)));
   LayerTable reader(*table, place);
   const auto type = reader.text("type");
   const auto found = builders().find(type);
-  if (found == builders().end())
-    reader.fail(unknown_name("layer type", type, layer_types()));
+  if (found == builders().end()) reader.fail(unknown_name("layer type", type, layer_types()));
   Request request{reader, shape, classes};
   auto layer = found->second(request);
   reader.finish(type);
@@ -76,8 +76,8 @@ Made make_conv(Request& r) {
                                geometry.padding[d], shape_text(r.shape)));
   const auto [h, w] = geometry.output_size(r.shape[1], r.shape[2]);
   if (h < 1 || w < 1)
-    r.table.fail(fmt::format("kernel {}x{} does not fit into the padded input {}", geometry.kernel[0],
-                             geometry.kernel[1], shape_text(r.shape)));
+    r.table.fail(fmt::format("kernel {}x{} does not fit into the padded input {}",
+                             geometry.kernel[0], geometry.kernel[1], shape_text(r.shape)));
   const auto in = r.shape[0];
   r.shape = {out, h, w};
   return std::make_shared<Conv2d>(in, out, geometry, r.table.boolean("bias", true));
@@ -115,8 +115,10 @@ Made make_conv1d(Request& r) {
 Made make_linear(Request& r) {
   const auto out = r.table.width("out", r.classes), in = r.shape.back();
   if (r.shape.size() > 2)
-    r.table.fail(fmt::format("expected an input [D] or [T, D], got {}; a flatten or global_avgpool "
-                             "layer makes one", shape_text(r.shape)));
+    r.table.fail(
+        fmt::format("expected an input [D] or [T, D], got {}; a flatten or global_avgpool "
+                    "layer makes one",
+                    shape_text(r.shape)));
   r.shape.back() = out;
   return std::make_shared<Linear>(in, out, r.table.boolean("bias", true));
 }
@@ -126,7 +128,8 @@ Shape subsampled(Request& r) {
   expect_image(r);
   const auto out = r.table.integer("out"), stride = r.table.integer("stride", 1);
   if (r.shape[1] % stride != 0 || r.shape[2] % stride != 0)
-    r.table.fail(fmt::format("stride {} does not divide the input {}", stride, shape_text(r.shape)));
+    r.table.fail(
+        fmt::format("stride {} does not divide the input {}", stride, shape_text(r.shape)));
   return {out, r.shape[1] / stride, r.shape[2] / stride};
 }
 
@@ -146,7 +149,8 @@ Made make_polyphase(Request& r) {
   expect_image(r);
   const auto stride = r.table.integer("stride", 2, 2);
   if (r.shape[1] % stride != 0 || r.shape[2] % stride != 0)
-    r.table.fail(fmt::format("stride {} does not divide the input {}", stride, shape_text(r.shape)));
+    r.table.fail(
+        fmt::format("stride {} does not divide the input {}", stride, shape_text(r.shape)));
   r.shape = {r.shape[0], r.shape[1] / stride, r.shape[2] / stride};
   return std::make_shared<Polyphase>(stride);
 }
@@ -159,7 +163,8 @@ Made make_pool(Request& r) {
   const auto padding = r.table.pair("padding", {{0, 0}}, 0);
   for (size_t d = 0; d < 2; ++d) {
     if (2 * padding[d] > kernel[d])
-      r.table.fail(fmt::format("padding {} is more than half the kernel {}", padding[d], kernel[d]));
+      r.table.fail(
+          fmt::format("padding {} is more than half the kernel {}", padding[d], kernel[d]));
     if (r.shape[d + 1] + 2 * padding[d] < kernel[d])
       r.table.fail(fmt::format("kernel {}x{} does not fit into the input {}", kernel[0], kernel[1],
                                shape_text(r.shape)));
@@ -287,8 +292,10 @@ std::shared_ptr<Network> build_network(const toml::table& table, std::string_vie
   build_sequence(*network, reader.list("layer"), fmt::format("{}: layer", file), classes, shape);
   reader.finish("network file's top");
   if (shape.size() != 1)
-    reader.fail(fmt::format("the last layer gives {}, expected one vector of outputs; a flatten or "
-                            "global_avgpool layer makes one", shape_text(shape)));
+    reader.fail(
+        fmt::format("the last layer gives {}, expected one vector of outputs; a flatten or "
+                    "global_avgpool layer makes one",
+                    shape_text(shape)));
   network->set_outputs(shape[0]);
   network->eval();
   named_blocks(*network);

@@ -38,9 +38,10 @@ std::shared_ptr<Network> load_network(const std::filesystem::path& file);
 std::vector<std::string> layer_types();
 
 /// Fresh weights from named streams, parameter by parameter, so that adding a layer changes no
-/// other. Weights of pathways are N(0, v_k 2/fan_in) with zero biases, v_k such that the mean of the K
-/// pathways of a Sum has He's variance: v_k = K^2 r_k / sum r, r_0 = lean, others 1. Everything else
-/// as torch does.
+/// other. Weights of pathways are N(0, v_k 2/fan_in) with zero biases, v_k such that the mean of
+/// the K pathways of a Sum has He's variance: v_k = K^2 r_k / sum r, r_0 = lean, others 1.
+/// Everything else as torch does. Rows of the first Sum alternate in the sign of their sum, which
+/// keeps their law.
 void initialise(Network& network, const Stream& stream, double lean = 1);
 
 /// Precision of each block, in order, at which the prior of a weight equals its initialisation
@@ -52,8 +53,8 @@ struct SafeTensor;
 Tensor to_tensor(const SafeTensor& tensor, std::string_view file);
 SafeTensor to_safe_tensor(const std::string& name, const Tensor& tensor);
 
-/// Weights as safetensors under the names of the state_dict. Missing, extra or misshapen tensors are
-/// UsageErrors; NaN is one too.
+/// Weights as safetensors under the names of the state_dict. Missing, extra or misshapen tensors
+/// are UsageErrors; NaN is one too.
 void load_weights(Network& network, const std::filesystem::path& file);
 void save_weights(const Network& network, const std::filesystem::path& file);
 

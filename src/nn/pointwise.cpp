@@ -29,7 +29,9 @@ const std::vector<Function>& functions() {
          return 0.5 * (1 + (x / std::numbers::sqrt2).erf()) + x * density;
        }},
       {"elu", [](const Tensor& x) { return at::elu(x); },
-       [](const Tensor& x, const Tensor& y) { return torch::where(x > 0, torch::ones_like(x), y + 1); }},
+       [](const Tensor& x, const Tensor& y) {
+         return torch::where(x > 0, torch::ones_like(x), y + 1);
+       }},
       {"silu", [](const Tensor& x) { return at::silu(x); },
        [](const Tensor& x, const Tensor&) {
          const auto s = x.sigmoid();
@@ -40,7 +42,6 @@ const std::vector<Function>& functions() {
   };
   return table;
 }
-
 
 }  // namespace
 
@@ -104,7 +105,8 @@ Tensor MaxPool::transpose(const Tensor& g, const Tape& tape) const {
   auto shape = tape.x.sizes().vec();
   shape[0] = g.size(0);
   auto out = torch::zeros(shape, g.options()).flatten(2);
-  const auto index = tape.aux.unsqueeze(0).expand({folds, -1, -1, -1}).reshape({g.size(0), g.size(1), -1});
+  const auto index =
+      tape.aux.unsqueeze(0).expand({folds, -1, -1, -1}).reshape({g.size(0), g.size(1), -1});
   return out.scatter_add_(2, index, g.flatten(2)).view(shape);
 }
 
@@ -142,7 +144,10 @@ Tensor GlobalAvgPool::transpose(const Tensor& g, const Tape& tape) const {
   auto shape = tape.x.sizes().vec();
   shape[0] = g.size(0);
   const auto positions = tape.x[0][0].numel();
-  return (g / static_cast<double>(positions)).unsqueeze(2).expand({-1, -1, positions}).reshape(shape);
+  return (g / static_cast<double>(positions))
+      .unsqueeze(2)
+      .expand({-1, -1, positions})
+      .reshape(shape);
 }
 
 Tensor Flatten::forward(const Tensor& x, Tape* tape) const {

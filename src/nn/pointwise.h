@@ -83,10 +83,10 @@ class Flatten : public Gather {
   Tensor transpose(const Tensor& g, const Tape& tape) const override;
 };
 
-/// Shift-equivariant subsampling by s: of the s x s phases x[:, :, i::s, j::s] each sample keeps the
-/// one with the largest maximum over channels and positions; ties go to (0,0), (1,0), (0,1), (1,1),
-/// the row offset first (Chaman & Dokmanic 2021, per sample so that a network stays a function of
-/// one example). An integer shift of x permutes the phases, so it shifts the output.
+/// Shift-equivariant subsampling by s: of the s x s phases x[:, :, i::s, j::s] each sample keeps
+/// the one with the largest maximum over channels and positions; ties go to (0,0), (1,0), (0,1),
+/// (1,1), the row offset first (Chaman & Dokmanic 2021, per sample so that a network stays a
+/// function of one example). An integer shift of x permutes the phases, so it shifts the output.
 class Polyphase : public Gather {
  public:
   explicit Polyphase(int64_t stride);

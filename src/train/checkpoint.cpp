@@ -28,8 +28,10 @@ State load_state(const std::filesystem::path& path) {
       state[item.key().toStringRef()] = item.value().toTensor();
     return state;
   } catch (const std::exception&) {
-    throw IoError(fmt::format("{}: the state is damaged or not one of ours ({} bytes); remove it to "
-                              "start afresh", path.string(), bytes.size()));
+    throw IoError(
+        fmt::format("{}: the state is damaged or not one of ours ({} bytes); remove it to "
+                    "start afresh",
+                    path.string(), bytes.size()));
   }
 }
 

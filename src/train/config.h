@@ -18,7 +18,8 @@ struct RefreshConfig {
     field("fisher", fisher, "columns of the output Hessian",
           {"sketch", "exact", "mc", "empirical"});
     field("draws", draws, "columns per image of sketch and mc");
-    field("correction", correction, "trace-corrected Kronecker factors or plain", {"trace", "none"});
+    field("correction", correction, "trace-corrected Kronecker factors or plain",
+          {"trace", "none"});
     field("checks_every", checks_every, "refreshes between checks of the evidence");
     field("check_samples", check_samples, "training images the checks look at; 0: all");
     field("final_fisher", final_fisher, "the same for the evidence of the finished network",

@@ -65,7 +65,8 @@ void KfacStep::enter(const KronCurvature& curvature, const std::vector<double>& 
     view(theta_, part).copy_(to_coordinates(part.block->value(), part));
     view(momentum_, part).copy_(to_coordinates(view(momentum_, part).clone(), part));
     view(lambda_, part)
-        .copy_((curvature.scale() * f.correction) * f.b.values.unsqueeze(2) * f.a.values.unsqueeze(1));
+        .copy_((curvature.scale() * f.correction) * f.b.values.unsqueeze(2) *
+               f.a.values.unsqueeze(1));
     view(pull_, part).fill_(precisions[m]);
     part.in_layer = part.count >= kLargeBlock && part.shape[0] == 1 && part.basis_a.defined() &&
                     part.basis_b.defined() &&

@@ -8,10 +8,10 @@
 //   nu = min(1, sqrt(kappa N / (lr^2 <u, G>)))
 //   m <- momentum m + nu u;   theta <- theta - lr m
 //
-// Between two refreshes weights and momentum are kept as coordinates in the eigenbasis, where a step
-// is elementwise: exact, and for wide dense maps several times cheaper than rotating each gradient.
-// eps follows a Levenberg-Marquardt rule: the same minibatch before and after a step against the
-// decrease that the damping-free quadratic predicts.
+// Between two refreshes weights and momentum are kept as coordinates in the eigenbasis, where a
+// step is elementwise: exact, and for wide dense maps several times cheaper than rotating each
+// gradient. eps follows a Levenberg-Marquardt rule: the same minibatch before and after a step
+// against the decrease that the damping-free quadratic predicts.
 #pragma once
 
 #include "laplace/evidence.h"
@@ -23,8 +23,8 @@ class KfacStep {
  public:
   KfacStep(std::vector<Block*> blocks, const KfacConfig& config);
 
-  /// Takes the bases of a Kronecker fit (the scale h set), converts weights and momentum. `precisions`:
-  /// the prior's pull, one number per block.
+  /// Takes the bases of a Kronecker fit (the scale h set), converts weights and momentum.
+  /// `precisions`: the prior's pull, one number per block.
   void enter(const KronCurvature& curvature, const std::vector<double>& precisions);
   /// Averages the weights, if steps were averaged, and converts back: weights are weights again.
   void leave();
@@ -33,8 +33,9 @@ class KfacStep {
   /// Sum over the minibatch of -log p at the present weights.
   using Loss = std::function<double(bool with_gradient)>;
 
-  /// One step, its weights averaged if `average`. `loss(true)` runs forward and backward, reporting to gradient(); `loss(false)` only
-  /// forward. weight: N / minibatch size. Returns the sum of -log p before the step.
+  /// One step, its weights averaged if `average`. `loss(true)` runs forward and backward, reporting
+  /// to gradient(); `loss(false)` only forward. weight: N / minibatch size. Returns the sum of -log
+  /// p before the step.
   double step(const Loss& loss, double lr, double weight, bool average);
 
   /// For the backward pass of a minibatch: adds sum g phi^T of a block.

@@ -24,8 +24,7 @@ Tensor permutation(int64_t n, const Stream& stream) {
   auto order = torch::arange(n);
   auto* p = order.data_ptr<int64_t>();
   Draws draws(stream);
-  for (int64_t i = n - 1; i > 0; --i)
-    std::swap(p[i], p[draws.below(static_cast<uint64_t>(i + 1))]);
+  for (int64_t i = n - 1; i > 0; --i) std::swap(p[i], p[draws.below(static_cast<uint64_t>(i + 1))]);
   return order;
 }
 
@@ -120,8 +119,10 @@ std::vector<double> Trainer::pulls() const {
   for (size_t m = 0; m < blocks_.size(); ++m) {
     const auto precision = priors_[m].precision(blocks_[m]->value().to(torch::kFloat64));
     if (precision.numel() != 1)
-      throw UsageError(fmt::format("prior {}: training needs one precision per block, this one has "
-                                   "{} for {}", priors_[m].name(), precision.numel(), blocks_[m]->name));
+      throw UsageError(
+          fmt::format("prior {}: training needs one precision per block, this one has "
+                      "{} for {}",
+                      priors_[m].name(), precision.numel(), blocks_[m]->name));
     out.push_back(precision.item<double>());
   }
   return out;
@@ -148,8 +149,8 @@ Samples Trainer::refresh_samples(int64_t count, const Stream& stream) const {
 void Trainer::keep_good_state(double log_likelihood) {
   // A state well below the best one so far is not worth going back to.
   constexpr double kWorse = 1.5, kSlack = 0.2;
-  if (good_.empty() || log_likelihood > std::min(kWorse * best_log_likelihood_ - 0.5 * kSlack, -kSlack))
-  {
+  if (good_.empty() ||
+      log_likelihood > std::min(kWorse * best_log_likelihood_ - 0.5 * kSlack, -kSlack)) {
     good_.clear();  // a state holds the good one besides itself: never one inside the other
     good_ = state();
   }
@@ -158,8 +159,7 @@ void Trainer::keep_good_state(double log_likelihood) {
 
 void Trainer::refresh(EpochRecord& record) {
   const auto epoch = static_cast<uint64_t>(epoch_);
-  const auto data =
-      refresh_samples(config_.refresh.samples, stream_.split("refresh").split(epoch));
+  const auto data = refresh_samples(config_.refresh.samples, stream_.split("refresh").split(epoch));
   auto options = refresh_options();
   const bool checks = refreshes_ % config_.refresh.checks_every == 0;
   options.bases = kfac_ != nullptr || checks;
@@ -168,9 +168,11 @@ void Trainer::refresh(EpochRecord& record) {
   record.evidence = evaluate_evidence(fit, *likelihood_, priors_);
   keep_good_state(fit.log_likelihood / static_cast<double>(train_.count()));
   if (checks) {
-    const auto part = refresh_samples(config_.refresh.check_samples, stream_.split("check").split(epoch));
-    record.checks = check_evidence(*network_, *likelihood_, part, fit, priors_, 1.0,
-                                   stream_.split("posterior").split(epoch), config_.evaluation_batch);
+    const auto part =
+        refresh_samples(config_.refresh.check_samples, stream_.split("check").split(epoch));
+    record.checks =
+        check_evidence(*network_, *likelihood_, part, fit, priors_, 1.0,
+                       stream_.split("posterior").split(epoch), config_.evaluation_batch);
     far_from_mode_ = record.checks->newton_decrement > Believable().decrement;
   }
   ++refreshes_;
@@ -284,9 +286,8 @@ double Trainer::minibatches(EpochRecord& record) {
   const bool kfac = is_kfac_epoch();
   const auto per_epoch = train_.count() / config_.batch;
   if (kfac) {
-    record.learning_rate =
-        cosine_rate(config_.kfac.lr, 0, (epoch_ - config_.burn_in) * per_epoch,
-                    (config_.epochs - config_.burn_in) * per_epoch);
+    record.learning_rate = cosine_rate(config_.kfac.lr, 0, (epoch_ - config_.burn_in) * per_epoch,
+                                       (config_.epochs - config_.burn_in) * per_epoch);
   } else if (kfac_) {
     record.learning_rate = cosine_rate(config_.burn_in_lr, 0, epoch_, config_.burn_in);
   } else {
@@ -300,15 +301,16 @@ double Trainer::minibatches(EpochRecord& record) {
 
 bool Trainer::recover(double loss) {
   // Twice the loss of chance, once the fit has begun, is divergence that has not reached NaN yet.
-  const bool diverged = !std::isfinite(loss) ||
-                        (is_kfac_epoch() && epoch_ > config_.burn_in + 2 &&
-                         loss > 2 * std::log(static_cast<double>(network_->outputs())) &&
-                         !likelihood_->is_regression());
+  const bool diverged =
+      !std::isfinite(loss) || (is_kfac_epoch() && epoch_ > config_.burn_in + 2 &&
+                               loss > 2 * std::log(static_cast<double>(network_->outputs())) &&
+                               !likelihood_->is_regression());
   if (!diverged) return false;
   if (++restarts_ > kMaxRestarts || good_.empty())
     throw NumericalError(fmt::format(
         "epoch {}: the training loss is {} and {} restarts from the last good state did not help; "
-        "lower train.kfac.lr or raise train.kfac.damping", epoch_ + 1, loss, restarts_ - 1));
+        "lower train.kfac.lr or raise train.kfac.damping",
+        epoch_ + 1, loss, restarts_ - 1));
   const auto restarts = restarts_;
   const auto rate = rate_factor_ * 0.5;
   const auto failed = epoch_;
@@ -365,8 +367,10 @@ void Trainer::evaluate(EpochRecord& record) {
   const auto metrics = plug_in_metrics(*network_, *likelihood_, test, config_.evaluation_batch);
   record.test_accuracy = metrics.accuracy;
   record.test_nll = metrics.nll;
-  record.train_accuracy = plug_in_metrics(*network_, *likelihood_, some(train_, config_.test_samples),
-                                          config_.evaluation_batch).accuracy;
+  record.train_accuracy =
+      plug_in_metrics(*network_, *likelihood_, some(train_, config_.test_samples),
+                      config_.evaluation_batch)
+          .accuracy;
   record.shares_variance =
       variance_shares(*network_, layers_, some(test_, 500).x, config_.evaluation_batch);
   if (record.evidence) record.shares_effective = effective_shares(*record.evidence, layers_);
@@ -383,8 +387,9 @@ Outcome Trainer::outcome() {
   out.checks = check_evidence(*network_, *likelihood_, data, fit, priors_, 1.0,
                               stream_.split("posterior"), config_.evaluation_batch);
   out.test = plug_in_metrics(*network_, *likelihood_, test_, config_.evaluation_batch);
-  out.shares_variance = variance_shares(*network_, layers_, test_.x.narrow(0, 0, std::min<int64_t>(2000, test_.count())),
-                                        config_.evaluation_batch);
+  out.shares_variance = variance_shares(
+      *network_, layers_, test_.x.narrow(0, 0, std::min<int64_t>(2000, test_.count())),
+      config_.evaluation_batch);
   out.shares_effective = effective_shares(out.evidence, layers_);
   for (const auto& block : out.evidence.blocks)
     out.log_precisions.push_back(std::log(block.prior_precision));
@@ -393,7 +398,8 @@ Outcome Trainer::outcome() {
 
 State Trainer::state() const {
   State state;
-  for (const auto* block : blocks_) state["weight." + block->name] = block->weight().detach().clone();
+  for (const auto* block : blocks_)
+    state["weight." + block->name] = block->weight().detach().clone();
   for (size_t m = 0; m < priors_.size(); ++m)
     for (const auto& [name, tensor] : priors_[m].hyperparameters())
       state["prior." + blocks_[m]->name + "." + name] = tensor.detach().clone();
@@ -404,7 +410,8 @@ State Trainer::state() const {
   moments("first", first_moments_);
   moments("second", second_moments_);
   const auto adam = adam_prior_.state();
-  for (size_t i = 0; i < adam.size(); ++i) state[fmt::format("prior_adam.{:04}", i)] = adam[i].clone();
+  for (size_t i = 0; i < adam.size(); ++i)
+    state[fmt::format("prior_adam.{:04}", i)] = adam[i].clone();
   if (kfac_) state.merge(kfac_->state());
   if (const auto* kron = dynamic_cast<const KronCurvature*>(curvature_.get());
       kron && config_.refresh.every > 1) {
@@ -413,7 +420,8 @@ State Trainer::state() const {
       const auto key = "factor." + blocks_[m]->name;
       state[key + ".a_values"] = f.a.values, state[key + ".b_values"] = f.b.values;
       state[key + ".correction"] = torch::tensor(f.correction, torch::kFloat64);
-      if (f.a.basis.defined()) state[key + ".a_basis"] = f.a.basis, state[key + ".b_basis"] = f.b.basis;
+      if (f.a.basis.defined())
+        state[key + ".a_basis"] = f.a.basis, state[key + ".b_basis"] = f.b.basis;
     }
   }
   const std::vector<double> numbers = {prior_factor_, rate_factor_, best_log_likelihood_,
@@ -431,7 +439,8 @@ void Trainer::set_state(const State& state) {
   const auto at = [&](const std::string& name) {
     const auto found = state.find(name);
     if (found == state.end())
-      throw IoError(fmt::format("the state lacks \"{}\": it belongs to another configuration", name));
+      throw IoError(
+          fmt::format("the state lacks \"{}\": it belongs to another configuration", name));
     return found->second;
   };
   for (auto* block : blocks_) block->weight().copy_(at("weight." + block->name));
@@ -464,7 +473,8 @@ void Trainer::set_state(const State& state) {
     }
     auto kron = std::make_shared<KronCurvature>(
         std::vector<const Block*>(blocks_.begin(), blocks_.end()), std::move(factors),
-        std::vector<double>(blocks_.size(), std::numeric_limits<double>::quiet_NaN()), train_.count());
+        std::vector<double>(blocks_.size(), std::numeric_limits<double>::quiet_NaN()),
+        train_.count());
     kron->set_scale(likelihood_->curvature_scale());
     curvature_ = kron;
   }

@@ -41,8 +41,8 @@ class Trainer {
  public:
   /// `prior` is the table [prior]: `type` and the keys of that type. Data stay on one device.
   Trainer(std::shared_ptr<Network> network, std::shared_ptr<Likelihood> likelihood, Samples train,
-          Samples test, TrainConfig config, PriorUpdateConfig prior_config, const toml::table& prior,
-          const Stream& stream, Log& log);
+          Samples test, TrainConfig config, PriorUpdateConfig prior_config,
+          const toml::table& prior, const Stream& stream, Log& log);
 
   int64_t epoch() const { return epoch_; }
   bool is_done() const { return epoch_ >= config_.epochs; }

@@ -89,12 +89,6 @@ inline void write_idx_set(const std::filesystem::path& folder, uint32_t n,
   }
 }
 
-/// Catch2 3 gave Contains another meaning.
-#if defined(CATCH_VERSION_MAJOR) && CATCH_VERSION_MAJOR >= 3
-inline auto Contains(const std::string& part) { return Catch::Matchers::ContainsSubstring(part); }
-#else
-using Catch::Matchers::Contains;
-#endif
 
 /// "<exit code>: <message>" of the Error that `call` throws; "" where it throws none.
 template <class Call>

@@ -15,12 +15,6 @@
 
 #include "tests/catch.h"
 
-/// Catch2 3 gave Contains another meaning.
-#if __has_include(<catch2/catch_all.hpp>)
-inline auto Contains(const std::string& part) { return Catch::Matchers::ContainsSubstring(part); }
-#else
-using Catch::Matchers::Contains;
-#endif
 
 class TemporaryFolder {
  public:

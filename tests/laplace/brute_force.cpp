@@ -1,5 +1,6 @@
 #include "tests/laplace/brute_force.h"
 
+
 namespace evariste {
 
 Tensor autograd_jacobian(const Layer& network, const Tensor& x, const Blocks& blocks) {

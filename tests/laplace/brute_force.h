@@ -3,6 +3,7 @@
 #pragma once
 
 #include "laplace/evidence.h"
+#include "laplace/priors/builtin.h"
 #include "tests/nn/layer_examples.h"
 
 namespace evariste {

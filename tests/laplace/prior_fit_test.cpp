@@ -77,6 +77,23 @@ TEST_CASE("one precision per entry: every entry is at its fixed point or at a bo
   }
 }
 
+TEST_CASE("a Gamma hyper-prior moves the fixed point by its shape and rate", "[prior]") {
+  const Model model;
+  constexpr double kShape = 1.5, kRate = 0.3;
+  for (const auto structure : kStructures) {
+    const auto fit = model.fit(structure);
+    Priors priors;
+    for (size_t m = 0; m < fit.curvature->blocks().size(); ++m)
+      priors.emplace_back(GammaGaussian(1.0, kShape, kRate));
+    fit_priors_newton(priors, *fit.curvature);
+    for (const auto& block : evaluate_evidence(fit, Softmax(), priors).blocks) {
+      CAPTURE(static_cast<int>(structure), block.name);
+      CHECK(block.prior_precision == Approx((block.effective_dimension + 2 * kShape) /
+                                            (block.squared_norm + 2 * kRate)));
+    }
+  }
+}
+
 TEST_CASE("Adam reaches the same precisions", "[prior]") {
   const Model model;
   for (const auto structure : kStructures) {

@@ -96,19 +96,24 @@ TEMPLATE_LIST_TEST_CASE("every prior is in the list under its name, and a handle
   CHECK_FALSE(torch::allclose(prior.precision(theta), torch::tensor(2.5, torch::kFloat64)));
 }
 
-TEST_CASE("every prior in the list is a density: it integrates to one", "[prior]") {
+TEST_CASE("Gaussian priors integrate to one over theta, the hyper-prior over both", "[prior]") {
   CHECK(builtin_priors().size() == std::tuple_size_v<BuiltinPriorTypes>);
   torch::NoGradGuard no_grad;
-  for (const auto& [name, builtin] : builtin_priors()) {
-    CAPTURE(name);
-    const auto table = toml::parse(fmt::format("type = '{}'", name));
-    const auto prior = make_prior({table, 1.7, std::vector<int64_t>{1, 1, 1}});
+  constexpr double kStep = 0.02;
+  const auto theta = torch::arange(-12, 12, kStep, torch::kFloat64);
+  const auto mass = [&](const Prior& prior) {
     double sum = 0;
-    const double step = 0.01;
-    for (double t = -8; t <= 8; t += step)
-      sum += step * std::exp(prior.log_density(torch::full({1, 1, 1}, t, torch::kFloat64)).item<double>());
-    CHECK(sum == Approx(1).epsilon(1e-6));
-  }
+    for (int64_t i = 0; i < theta.numel(); ++i)
+      sum += kStep * prior.log_density(theta[i].view({1, 1, 1})).exp().item<double>();
+    return sum;
+  };
+  const std::vector<int64_t> one = {1, 1, 1};
+  CHECK(mass(IsotropicGaussian(1.7)) == Approx(1).epsilon(1e-9));
+  CHECK(mass(DiagonalGaussian(1.7, one)) == Approx(1).epsilon(1e-9));
+  double both = 0;
+  for (double rho = -2; rho < 4; rho += 0.1)
+    both += 0.1 * mass(GammaGaussian(std::exp(rho), 9.0, 4.0));
+  CHECK(both == Approx(1).epsilon(1e-3));
 }
 
 TEST_CASE("without a type the prior is isotropic", "[prior]") {
@@ -124,4 +129,8 @@ TEST_CASE("unknown priors and keys are refused with the nearest name", "[prior]"
   CHECK(key.find("[prior]") != std::string::npos);
   CHECK(key.find("did you mean \"share\"") != std::string::npos);
   CHECK(message_of("share = 'layer'\ninit = 'unit'") == "no error");
+  // Keys are those of the type that is asked for.
+  CHECK(message_of("type = 'gamma-gaussian'\nrate = 0.1\nshape = 2") == "no error");
+  CHECK(message_of("rate = 0.1").find("\"rate\"") != std::string::npos);
+  CHECK(message_of("type = 'gamma-gaussian'\nrate = -1").find("prior.rate") == 0);
 }

@@ -3,6 +3,7 @@
 #include "tests/catch.h"
 
 #include "laplace/evidence.h"
+#include "laplace/priors/builtin.h"
 #include "tests/nn/eight_blocks.h"
 #include "tests/nn/layer_examples.h"
 

@@ -11,8 +11,8 @@ TEST_CASE("a shift of the input by s shifts the output by one", "[nn]") {
   for (const int64_t stride : {2, 3}) {
     const Polyphase layer(stride);
     const auto x = random_tensor({3, 2, 2 * stride, 4 * stride}, 1);
-    const auto y = layer.forward(x);
-    CHECK(torch::equal(layer.forward(x.roll({stride, -stride}, {2, 3})), y.roll({1, -1}, {2, 3})));
+    const auto y = layer.forward(x, nullptr);
+    CHECK(torch::equal(layer.forward(x.roll({stride, -stride}, {2, 3}), nullptr), y.roll({1, -1}, {2, 3})));
   }
 }
 
@@ -20,10 +20,10 @@ TEST_CASE("any shift of the input shifts the output, as a set of pixels", "[nn]"
   torch::NoGradGuard no_grad;
   const Polyphase layer(2);
   const auto x = random_tensor({3, 2, 6, 4}, 1);
-  const auto y = layer.forward(x);
+  const auto y = layer.forward(x, nullptr);
   for (int64_t dy = 0; dy < 6; ++dy) {
     for (int64_t dx = 0; dx < 4; ++dx) {
-      const auto shifted = layer.forward(x.roll({dy, dx}, {2, 3}));
+      const auto shifted = layer.forward(x.roll({dy, dx}, {2, 3}), nullptr);
       for (int64_t n = 0; n < 3; ++n) {
         bool found = false;
         for (int64_t a = 0; a < 3; ++a)
@@ -40,7 +40,7 @@ TEST_CASE("the phase with the largest maximum is kept, ties in the order of the 
   const Polyphase layer(2);
   const auto phase_of = [&](const Tensor& x) {
     // Numbers the phases by adding what does not change the choice.
-    const auto y = layer.forward(x);
+    const auto y = layer.forward(x, nullptr);
     for (int64_t j = 0; j < 2; ++j)
       for (int64_t i = 0; i < 2; ++i)
         if (torch::equal(y, x.slice(2, i, at::nullopt, 2).slice(3, j, at::nullopt, 2)))

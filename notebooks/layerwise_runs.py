@@ -1,0 +1,199 @@
+"""Run folders of `layerwise` as the notebook sees them: what run.h5 holds, and nothing else.
+
+A run is one task and one seed. Its members are trainings: "evidence", whose groups lie at the top
+of the file, and the controls under /controls. A run that is still going has fewer groups, fewer
+epochs and no table; everything here then answers with what there is, or NaN.
+"""
+
+import io
+import os
+import tomllib
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import xarray
+
+MEMBERS = {  # in the order of the printed table
+    "evidence": "FC+CONV, evidence",
+    "map": "FC+CONV, prior held fixed (MAP)",
+    "conv": "strict CONV, evidence",
+    "fc": "strict FC, evidence",
+    "unit": "FC+CONV, evidence, unit start",
+    "map-unit": "FC+CONV, unit prior held fixed",
+    "sgd": "FC+CONV, evidence, SGD",
+}
+TRACE_OF = {  # number of the table -> column of the trace that shows it during training
+    "accuracy": "test_accuracy",
+    "nll": "test_nll",
+    "log_evidence_per_datum": "log_evidence",
+    "newton_decrement": "newton_decrement",
+    "linearised_gap": "linearised_gap",
+    "believable": "believable",
+}
+
+
+class RunError(Exception):
+    """One sentence that names the file, what was found and what was expected."""
+
+
+def last_finite(values):
+    """The last number of [epoch] that is one, or NaN."""
+    values = np.asarray(values, float)
+    values = values[np.isfinite(values)]
+    return float(values[-1]) if values.size else np.nan
+
+
+@dataclass
+class Run:
+    folder: Path
+    attributes: dict  # provenance: command, seed, status, ...
+    config: dict  # config.toml as the program resolved it
+    groups: dict  # "/trace" -> xarray.Dataset
+
+    @property
+    def task(self):
+        return self.config["tasks"][0]
+
+    @property
+    def seed(self):
+        return int(self.attributes["seed"])
+
+    @property
+    def is_finished(self):
+        return self.attributes["status"] == "finished"
+
+    @property
+    def table(self):
+        """The group /table as {row: mean}; empty before the end."""
+        found = self.groups.get("/table")
+        return {} if found is None else dict(zip(found["row"].values, found["mean"].values))
+
+    @property
+    def progress(self):
+        """What the run still lacks, for titles; empty when it is finished."""
+        if self.is_finished:
+            return ""
+        member = self.members[-1]
+        trace = self.group(member, "trace")
+        return (f"{self.attributes['status']}: {member}, epoch {int(trace.epoch[-1])} "
+                f"of {self.config['train']['epochs']}")
+
+    @property
+    def members(self):
+        """Names of the trainings with at least one epoch."""
+        known = [name for name in MEMBERS if self.group(name, "trace") is not None]
+        return known
+
+    @property
+    def layers(self):
+        """Names of the sums of pathways, in order."""
+        return self._labels("layer")
+
+    @property
+    def pathways(self):
+        """Kinds of pathway: "conv", "fc"."""
+        return self._labels("pathway")
+
+    def group(self, member, name):
+        """A group of a member as a Dataset, or None where the file has none or no epoch in it."""
+        path = f"/{name}" if member == "evidence" else f"/controls/{member}/{name}"
+        found = self.groups.get(path)
+        return found if found is not None and found.sizes.get("epoch", 0) else None
+
+    def trace(self, member, column):
+        """(epochs, values) of a column of the trace without its NaN; evidence per datum, in nats."""
+        group = self.group(member, "trace")
+        if group is None:
+            return np.empty(0), np.empty(0)
+        values = group[column].values.astype(float)
+        if column in ("log_evidence", "log_likelihood"):
+            values = values / self.config["data"]["train"]
+        kept = np.isfinite(values)
+        return group["epoch"].values[kept], values[kept]
+
+    def final(self, member, number):
+        """A number of the finished network (all test images), from the table; while there is none,
+        the last one of the trace."""
+        row = f"{member}/{number}"
+        return float(self.table[row]) if row in self.table else last_finite(
+            self.trace(member, TRACE_OF[number])[1])
+
+    def shares(self, member):
+        """Share of each pathway in the variance of its layer [layer, pathway], or None."""
+        if not self.layers:
+            return None
+        rows = [[f"{member}/share_variance/{l}/{p}" for p in self.pathways] for l in self.layers]
+        if rows[0][0] in self.table:
+            return np.array([[self.table.get(row, np.nan) for row in layer] for layer in rows])
+        group = self.group(member, "pathways")
+        if group is not None:
+            return self._last_row(group["share_variance"].values)
+        group = self.group("evidence", "pathways")
+        if member == "map" and group is not None:
+            return self._last_row(group["share_variance_map"].values)
+        return None
+
+    def log_precisions(self, member, layer, pathway):
+        """(epochs, log prior precision) of the weights of a pathway."""
+        group = self.group(member, "blocks")
+        prefix = f"{layer}.{self.pathways.index(pathway)}."
+        names = [] if group is None else [n for n in group["block"].values if n.startswith(prefix)]
+        if not names:
+            return np.empty(0), np.empty(0)
+        values = np.log(group["prior_precision"].sel(block=names[0]).values)
+        kept = np.isfinite(values)
+        return group["epoch"].values[kept], values[kept]
+
+    def _labels(self, name):
+        for member in self.members:
+            if (group := self.group(member, "pathways")) is not None:
+                return [str(value) for value in group[name].values]
+        return []
+
+    @staticmethod
+    def _last_row(values):
+        """Of [epoch, layer, pathway], the last epoch that has numbers."""
+        finite = np.isfinite(values).any(axis=(1, 2))
+        return values[finite][-1] if finite.any() else None
+
+
+def read_run(folder):
+    """The run of a folder. The file is read at once, so a program that replaces it disturbs nothing."""
+    folder = Path(folder)
+    file = folder / "run.h5"
+    if not file.is_file():
+        raise RunError(f"{file}: no run file there; expected a folder made by layerwise")
+    try:
+        groups = xarray.open_groups(io.BytesIO(file.read_bytes()), engine="h5netcdf")
+        attributes = dict(groups["/"].attrs)
+        config = tomllib.loads(attributes["config"])
+    except (OSError, ValueError, KeyError) as error:
+        reason = str(error).splitlines()[0]
+        raise RunError(f"{file}: not a run file of layerwise, or damaged ({reason})") from error
+    run = Run(folder, attributes, config, groups)
+    if not run.members:
+        raise RunError(f"{file}: no epoch is recorded yet")
+    return run
+
+
+def named_runs():
+    """The runs that the environment names: EVARISTE_RUN, several folders separated like a PATH.
+    Without it, those of the last layerwise run in results/."""
+    named = os.environ.get("EVARISTE_RUN", "")
+    if named:
+        folders = [Path(part) for part in named.split(os.pathsep) if part]
+    else:
+        results = Path(__file__).resolve().parent.parent / "results/layerwise"
+        files = sorted(results.glob("*-*-seed*/run.h5"), key=lambda file: file.stat().st_mtime)
+        if not files:
+            raise RunError(f"{results}: no run there; run layerwise or name folders in EVARISTE_RUN")
+        preset = files[-1].parent.name.split("-", 1)[1].rsplit("-seed", 1)[0]
+        folders = [f.parent for f in files if f"-{preset}-seed" in f.parent.name]
+    return sorted((read_run(f) for f in folders), key=lambda run: (run.task, run.seed))
+
+
+def by_task(runs):
+    """{task: its runs}, tasks in alphabetical order: digit left, quadrant right."""
+    return {task: [run for run in runs if run.task == task]
+            for task in sorted({run.task for run in runs})}
