@@ -33,7 +33,8 @@ Tensor Block::backward_data(const Tensor& g, const Tensor& x) const {
 }
 
 Tensor Block::gradient(const Tensor& x, const Tensor& g) const {
-  const auto features = phi(x), cotangent = to_positions(g);
+  const auto cotangent = to_positions(g);
+  const auto features = phi(x).expand({-1, -1, cotangent.size(2), -1});  // a constant phi has T = 1
   return cotangent.flatten(1, 2).transpose(1, 2).matmul(features.flatten(1, 2));
 }
 

@@ -86,26 +86,35 @@ Evidence evaluate_evidence(const Fit& fit, const Likelihood& likelihood, const P
   return out;
 }
 
-Checks check_evidence(Layer& network, const Likelihood& likelihood, const Samples& data,
-                      const Fit& fit, const Priors& priors, double temperature,
-                      const Stream& stream, int64_t batch, int64_t draws,
-                      const Believable& thresholds) {
+double newton_decrement(Layer& network, const Likelihood& likelihood, const Samples& data,
+                        const Fit& fit, const Priors& priors, double temperature, int64_t batch) {
   auto& curvature = *fit.curvature;
   curvature.set_scale(likelihood.curvature_scale() / temperature);
   const auto precisions = precisions_of(priors, curvature);
-  const auto n = static_cast<double>(curvature.samples());
   auto gradient = log_likelihood_gradient(network, likelihood, data, curvature.blocks(), batch);
+  torch::NoGradGuard no_grad;
   for (size_t m = 0; m < priors.size(); ++m)
     gradient.blocks[m] =
         (precisions[m] * value64(*curvature.blocks()[m])).to(gradient.blocks[m].scalar_type()) -
         gradient.blocks[m] / temperature;
-  torch::NoGradGuard no_grad;
-  Checks checks;
   const auto step = curvature.solve(gradient.blocks, precisions);
-  for (size_t m = 0; m < step.size(); ++m)
-    checks.newton_decrement += 0.5 * inner_product(gradient.blocks[m], step[m]) / n;
+  double sum = 0;
+  for (size_t m = 0; m < step.size(); ++m) sum += inner_product(gradient.blocks[m], step[m]);
+  return 0.5 * sum / static_cast<double>(curvature.samples());
+}
 
-  double sampled = 0, effective = 0;
+Checks check_evidence(Layer& network, const Likelihood& likelihood, const Samples& data,
+                      const Samples& part, const Fit& fit, const Priors& priors, double temperature,
+                      const Stream& stream, int64_t batch, int64_t draws,
+                      const Believable& thresholds) {
+  Checks checks;
+  checks.newton_decrement =
+      newton_decrement(network, likelihood, data, fit, priors, temperature, batch);
+  torch::NoGradGuard no_grad;
+  const auto& curvature = *fit.curvature;
+  const auto precisions = precisions_of(priors, curvature);
+  const auto n = static_cast<double>(curvature.samples());
+  double sampled = 0, present = 0, effective = 0;
   for (const auto& block : curvature.log_det(precisions)) effective += block.effective;
   std::vector<std::map<const Block*, Tensor>> directions(static_cast<size_t>(draws));
   for (size_t s = 0; s < directions.size(); ++s) {
@@ -121,11 +130,12 @@ Checks check_evidence(Layer& network, const Likelihood& likelihood, const Sample
       }
     }
   }
-  for (int64_t begin = 0; begin < data.count(); begin += batch) {
-    const auto count = std::min(batch, data.count() - begin);
+  for (int64_t begin = 0; begin < part.count(); begin += batch) {
+    const auto count = std::min(batch, part.count() - begin);
     Tape tape;
-    const auto f = network.forward(data.x.narrow(0, begin, count), &tape);
-    const auto y = data.y.narrow(0, begin, count);
+    const auto f = network.forward(part.x.narrow(0, begin, count), &tape);
+    const auto y = part.y.narrow(0, begin, count);
+    present += likelihood.log_density(f, y).sum(torch::kFloat64).item<double>();
     for (const auto& draw : directions) {
       const auto df = network.jvp(Tensor(), tape, [&](const Block& block) {
         const auto found = draw.find(&block);
@@ -135,12 +145,12 @@ Checks check_evidence(Layer& network, const Likelihood& likelihood, const Sample
           likelihood.log_density(df.defined() ? f + df : f, y).sum(torch::kFloat64).item<double>();
     }
   }
-  sampled *= data.weight() / static_cast<double>(draws);
-  const auto predicted = gradient.log_likelihood - 0.5 * temperature * effective;
-  checks.linearised_gap = (sampled - predicted) / n;
+  const auto size = static_cast<double>(part.count());
+  sampled /= static_cast<double>(draws) * size;
+  present /= size;
+  checks.linearised_gap = sampled - (present - 0.5 * temperature * effective / n);
   const auto outputs = network.forward(data.x.narrow(0, 0, 1)).size(1);
-  checks.alive =
-      effective > 0 && gradient.log_likelihood / n > likelihood.baseline(data.y, outputs);
+  checks.alive = effective > 0 && present > likelihood.baseline(data.y, outputs);
   checks.believable = checks.alive && checks.newton_decrement < thresholds.decrement &&
                       checks.linearised_gap > thresholds.gap;
   return checks;

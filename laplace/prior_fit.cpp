@@ -118,19 +118,24 @@ int64_t fit_priors_newton(const Priors& priors, const Curvature& curvature,
       const auto d =
           derivatives(leaves[l], priors, curvature, theta, precisions, separable ? nullptr : &all);
       expect_finite(d.first, "gradient of the evidence in a prior's hyper-parameter");
-      // Where the objective is not concave, a step of one in the direction of ascent.
-      const auto newton =
-          torch::where(d.second < 0, -d.first / d.second.clamp_max(-1e-300), d.first.sign());
+      int64_t entries = 0;
+      for (const auto m : leaves[l].blocks) entries += theta[m].numel();
+      const double share = std::max<double>(
+          1.0, static_cast<double>(entries) / static_cast<double>(leaves[l].tensor.numel()));
+      // Where the objective is not concave, a step of one in the direction of ascent; where it is
+      // quite flat but for rounding (zero weights without curvature), towards pruning.
+      const double rounding = 1e-13 * share;
+      const auto nothing = (d.first.abs() < rounding).logical_and(d.second.abs() < rounding);
+      const auto ascent = torch::where(nothing, torch::ones_like(d.first), d.first.sign());
+      const auto newton = torch::where((d.second < 0).logical_and(nothing.logical_not()),
+                                       -d.first / d.second.clamp_max(-1e-300), ascent);
       torch::NoGradGuard no_grad;
       const auto old = leaves[l].tensor.detach().clone();
       leaves[l].tensor.copy_(
           (old + newton.clamp(-1, 1)).clamp(kLowestLogPrecision, kHighestLogPrecision));
-      int64_t entries = 0;
-      for (const auto m : leaves[l].blocks) entries += theta[m].numel();
-      const auto tolerance =
-          1e-10 * std::max<double>(1.0, static_cast<double>(entries) /
-                                            static_cast<double>(leaves[l].tensor.numel()));
-      const bool flat = (d.first.abs() < tolerance).all().item<bool>();
+      const double tolerance = 1e-10 * share;
+      const bool flat =
+          ((d.first.abs() < tolerance).logical_and(nothing.logical_not())).all().item<bool>();
       const bool still = (leaves[l].tensor - old).abs().max().item<double>() < 1e-14;
       // A shared or coupled leaf may have to move again when the others have.
       done[l] = separable && (flat || still);

@@ -8,7 +8,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
-from matplotlib.ticker import FuncFormatter, MaxNLocator, PercentFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, PercentFormatter
 
 from layerwise_runs import MEMBERS, by_task
 
@@ -30,6 +30,10 @@ def pathway_color(pathways, pathway):
     return PATHWAY_COLORS.get(pathway, spare)
 
 
+def percent(share):
+    return f"{100 * share:.0f} %" if 0.05 < share < 0.95 else f"{100 * share:.1f} %"
+
+
 def say_empty(ax, what):
     ax.text(0.5, 0.5, what, transform=ax.transAxes, ha="center", va="center", color="0.5")
     ax.set_xticks([]), ax.set_yticks([])
@@ -49,28 +53,31 @@ def plot_shares(ax, runs):
     fixed, _ = mean_shares(runs, "map")
     if learned is None and fixed is None:
         return say_empty(ax, "no sums of pathways recorded")
-    width, gap = 0.46, 0.27
+    width, gap, small = 0.46, 0.27, 0.06
     for l in range(len(layers)):
         bottom = fixed_bottom = 0.0
+        x, fixed_x = l - 0.11, l - 0.11 + (width + gap) / 2 + 0.03
         for k, pathway in enumerate(pathways):
             color = pathway_color(pathways, pathway)
             if learned is not None and np.isfinite(share := learned[l, k]):
-                ax.bar(l - 0.11, share, width, bottom, color=color, edgecolor="white", linewidth=0.6)
-                if share > 0.06:
-                    ax.text(l - 0.11, bottom + share / 2, f"{100 * share:.0f} %", ha="center",
-                            va="center", color="white", fontsize=9, fontweight="bold")
+                ax.bar(x, share, width, bottom, color=color, edgecolor="white", linewidth=0.6)
+                inside = share > small
+                ax.text(x, bottom + share / 2 if inside else 1.015, percent(share), ha="center",
+                        va="center" if inside else "bottom", color="white" if inside else color,
+                        fontsize=9, fontweight="bold")
                 bottom += share
             if fixed is not None and np.isfinite(share := fixed[l, k]):
                 # The outline lies inside its own bar, so that neighbours of two colours both show.
-                ax.bar(l - 0.11 + width / 2 + gap / 2 + 0.03, share - 0.016, gap,
-                       fixed_bottom + 0.008, fill=False, edgecolor=color, linewidth=1.4)
-                if share > 0.08:
-                    ax.text(l - 0.11 + width / 2 + gap / 2 + 0.03, fixed_bottom + share / 2,
-                            f"{100 * share:.0f}", ha="center", va="center", color=color, fontsize=8)
+                ax.bar(fixed_x, max(share - 0.016, 0), gap, fixed_bottom + 0.008, fill=False,
+                       edgecolor=color, linewidth=1.4)
+                inside = share > small
+                ax.text(fixed_x, fixed_bottom + share / 2 if inside else 1.015,
+                        percent(share).rstrip(" %"), ha="center",
+                        va="center" if inside else "bottom", color=color, fontsize=7.5)
                 fixed_bottom += share
         if seeds is not None and len(seeds) > 1:
             spread = np.linspace(-0.1, 0.1, len(seeds))
-            ax.plot(l - 0.11 + spread, seeds[:, l, 0], "o", ms=3, mfc="white", mec="0.2", mew=0.7)
+            ax.plot(x + spread, seeds[:, l, 0], "o", ms=3, mfc="white", mec="0.2", mew=0.7)
     ax.set_xticks(range(len(layers)), [f"layer {i + 1}" for i in range(len(layers))])
     ax.set_xlim(-0.55, len(layers) - 0.4)
     ax.set_ylim(0, 1)
@@ -98,8 +105,11 @@ def plot_precisions(axes, runs):
         if i > 0:
             ax.tick_params(labelleft=False)
     axes[0].set_ylabel("log prior precision")
+    axes[0].text(0, 1.2, "The prior precision of a pathway rises where the data can do without it"
+                 " (dotted: held fixed).", transform=axes[0].transAxes, color="0.35")
     if not drawn:
-        say_empty(axes[0], "no refresh yet")
+        for ax in axes:
+            say_empty(ax, "no refresh yet")
 
 
 def plot_evidence(ax, runs):
@@ -130,12 +140,21 @@ def plot_evidence(ax, runs):
                 mark_check(ax, end + 1, value, run.table[f"{member}/believable"], 7 if own else 5)
     if not drawn:
         return say_empty(ax, "no evidence yet")
-    ax.set_yscale("log")
+    set_log_axis(ax, "−{:g}")
     ax.invert_yaxis()
-    ax.yaxis.set_major_formatter(FuncFormatter(lambda v, _: f"−{v:g}"))
-    ax.yaxis.set_minor_formatter(FuncFormatter(lambda v, _: ""))
-    ax.set_title("evidence")
+    ax.set_title("evidence (last mark: the finished network)")
     ax.set_ylabel("log q / N  (nats per image)")
+
+
+def set_log_axis(ax, text):
+    """A logarithmic y axis with three labels in a decade while the range is short."""
+    ax.set_yscale("log")
+    low, high = ax.get_ylim()
+    subs = (1.0,) if high > 100 * low else (1.0, 2.0, 5.0)
+    ax.yaxis.set_major_locator(LogLocator(subs=subs))
+    ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: text.format(value)))
+    ax.yaxis.set_minor_formatter(FuncFormatter(lambda *_: ""))
+    ax.grid(axis="y", color="0.92", lw=0.7)
 
 
 def mark_check(ax, x, y, passed, size):
@@ -155,19 +174,18 @@ def plot_curves(ax, runs):
                 ax.plot(epochs, values, line, color=MEMBER_COLORS[member],
                         lw=(1.8 if own else 1.0) * (0.75 if line == "--" else 1),
                         alpha=1 if len(runs) == 1 else 0.6, zorder=3 if own else 2)
-    ax.set_yscale("log")
-    ax.yaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:g}"))
-    ax.yaxis.set_minor_formatter(FuncFormatter(lambda v, _: ""))
+    set_log_axis(ax, "{:g}")
     ax.set_title("training (dashed) and test")
     ax.set_ylabel("−log p per image (nats)")
 
 
 def plot_bars(ax, runs, number, title, text, limit=None):
-    """A number of every member, mean over seeds with a dot per seed; hollow while training."""
+    """A number of every member (of a logarithm, its negative: what is missing to certainty), mean
+    over seeds with a dot per seed; hollow while training."""
     members = [name for name in MEMBERS if any(name in run.members for run in runs)]
     for i, member in enumerate(members):
         values = np.array([run.final(member, number) for run in runs if member in run.members])
-        values = values[np.isfinite(values)]
+        values = (-1 if number.startswith("log") else 1) * values[np.isfinite(values)]
         if not len(values):
             ax.text(0, i, "  no number yet", va="center", color="0.5", fontsize=8)
             continue
@@ -175,6 +193,12 @@ def plot_bars(ax, runs, number, title, text, limit=None):
         color = MEMBER_COLORS[member]
         ax.barh(i, values.mean(), 0.62, color=color if done else "white", edgecolor=color, lw=1.2)
         label = text(values.mean()) + (f" ± {text(values.std(ddof=1))}" if len(values) > 1 else "")
+        passed = [run.final(member, "believable") for run in runs if member in run.members]
+        if number == "log_evidence_per_datum" and np.isfinite(passed).any():
+            mark = ("✓", PASS) if np.nanmin(passed) > 0 else ("✗", FAIL)
+            ax.annotate(mark[0], (values.max(), i), (4, 0), textcoords="offset points",
+                        va="center", color=mark[1], fontweight="bold")
+            label = "    " + label
         ax.annotate(label, (values.max(), i), (4, 0), textcoords="offset points", va="center",
                     fontsize=8.5)
         if len(values) > 1:
@@ -184,22 +208,24 @@ def plot_bars(ax, runs, number, title, text, limit=None):
     ax.set_ylim(len(members) - 0.45, -0.55)
     ax.tick_params(axis="y", length=0)
     ax.set_title(title)
-    ax.set_xlim(0, limit if limit else ax.get_xlim()[1] * 1.3)
+    ax.set_xlim(0, limit if limit else ax.get_xlim()[1] * 1.45)
 
 
 def draw_task(figure, spec, runs):
     """The column of one task."""
     layers = max(1, len(runs[0].layers))
-    rows = spec.subgridspec(4, 1, height_ratios=[1.15, 0.9, 1.1, 1.0], hspace=0.42)
+    rows = spec.subgridspec(4, 1, height_ratios=[1.15, 0.9, 1.1, 1.0], hspace=0.5)
     top = figure.add_subplot(rows[0])
     plot_shares(top, runs)
     task = runs[0].task
     parts = [f"{len(runs)} seeds" if len(runs) > 1 else "", *(run.progress for run in runs)]
     note = "; ".join(part for part in parts if part)
-    top.set_title(TITLES.get(task, task), fontsize=13, fontweight="bold", pad=24)
-    top.text(0, 1.03, "learned" + (" | outlined: without learning (MAP)"
-                                   if mean_shares(runs, "map")[0] is not None else "")
-             + (f"   [{note}]" if note else ""), transform=top.transAxes, color="0.35", fontsize=9)
+    top.set_title(TITLES.get(task, task), fontsize=13, fontweight="bold", pad=34)
+    says = "Filled: learned by evidence."
+    if mean_shares(runs, "map")[0] is not None:
+        says += " Outlined: the prior held fixed (MAP)."
+    top.text(0, 1.1, says + (f"   [{note}]" if note else ""), transform=top.transAxes,
+             color="0.35", fontsize=9)
 
     cells = rows[1].subgridspec(1, layers, wspace=0.12)
     axes = [figure.add_subplot(cells[0])]
@@ -213,19 +239,23 @@ def draw_task(figure, spec, runs):
     for ax in [*axes, evidence, curves]:
         ax.set_xlabel("epoch")
 
-    cells = rows[3].subgridspec(1, 2, wspace=0.12)
-    accuracy, nll = (figure.add_subplot(cell) for cell in cells)
-    plot_bars(accuracy, runs, "accuracy", "test accuracy", lambda v: f"{100 * v:.1f} %", 1.25)
+    cells = rows[3].subgridspec(1, 3, wspace=0.1)
+    accuracy, nll, evidence = (figure.add_subplot(cell) for cell in cells)
+    plot_bars(accuracy, runs, "accuracy", "test accuracy", lambda v: f"{100 * v:.1f} %", 1.4)
     accuracy.xaxis.set_major_formatter(PercentFormatter(1.0))
-    accuracy.set_xticks([0, 0.25, 0.5, 0.75, 1])
-    plot_bars(nll, runs, "nll", "test NLL (nats per image)", lambda v: f"{v:.3f}")
-    nll.tick_params(labelleft=False)
+    accuracy.set_xticks([0, 0.5, 1])
+    plot_bars(nll, runs, "nll", "test NLL (nats)", lambda v: f"{v:.3f}")
+    plot_bars(evidence, runs, "log_evidence_per_datum", "−log q / N (nats)", lambda v: f"{v:.3f}")
+    for ax in (nll, evidence):
+        ax.tick_params(labelleft=False)
+        ax.xaxis.set_major_locator(MaxNLocator(4, prune="upper"))
 
 
 def draw_legend(figure, runs):
     pathways = next((run.pathways for run in runs if run.pathways), [])
     members = [name for name in MEMBERS if any(name in run.members for run in runs)]
-    handles = [Patch(color=pathway_color(pathways, p), label=f"{p.upper()} pathway") for p in pathways]
+    handles = [Patch(color=pathway_color(pathways, p), label=f"{p.upper()} pathway")
+               for p in pathways]
     handles += [Line2D([], [], color=MEMBER_COLORS[m], lw=2.2 if m == "evidence" else 1.4,
                        label=MEMBERS[m]) for m in members]
     handles += [Line2D([], [], ls="", marker="o", color=PASS, label="evidence believable"),
@@ -238,7 +268,7 @@ def draw_figure(runs):
     tasks = by_task(runs)
     with plt.rc_context(STYLE):
         figure = plt.figure(figsize=(8.2 * len(tasks), 13))
-        grid = figure.add_gridspec(1, len(tasks), wspace=0.26, left=1.05 / (8.2 * len(tasks)),
+        grid = figure.add_gridspec(1, len(tasks), wspace=0.27, left=1.15 / (8.2 * len(tasks)),
                                    right=1 - 0.2 / (8.2 * len(tasks)), top=0.945, bottom=0.085)
         for cell, of_task in zip(grid, tasks.values()):
             draw_task(figure, cell, of_task)

@@ -12,15 +12,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import pandas
 import xarray
 
 MEMBERS = {  # in the order of the printed table
     "evidence": "FC+CONV, evidence",
-    "map": "FC+CONV, prior held fixed (MAP)",
+    "map": "FC+CONV, MAP (fixed prior)",
     "conv": "strict CONV, evidence",
     "fc": "strict FC, evidence",
     "unit": "FC+CONV, evidence, unit start",
-    "map-unit": "FC+CONV, unit prior held fixed",
+    "map-unit": "FC+CONV, MAP, unit start",
     "sgd": "FC+CONV, evidence, SGD",
 }
 TRACE_OF = {  # number of the table -> column of the trace that shows it during training
@@ -74,16 +75,21 @@ class Run:
         """What the run still lacks, for titles; empty when it is finished."""
         if self.is_finished:
             return ""
-        member = self.members[-1]
-        trace = self.group(member, "trace")
-        return (f"{self.attributes['status']}: {member}, epoch {int(trace.epoch[-1])} "
-                f"of {self.config['train']['epochs']}")
+        epochs = self.config["train"]["epochs"]
+        done = {name: int(self.group(name, "trace")["epoch"][-1]) for name in self.members}
+        member = next((name for name in done if done[name] < epochs), self.members[-1])
+        return f"{self.attributes['status']}: {member} epoch {done[member]} of {epochs}"
 
     @property
     def members(self):
         """Names of the trainings with at least one epoch."""
-        known = [name for name in MEMBERS if self.group(name, "trace") is not None]
-        return known
+        return [name for name in MEMBERS if self.group(name, "trace") is not None]
+
+    @property
+    def first_trace(self):
+        """Name of the group with the trace of the evidence run, or of a control before that."""
+        member = self.members[0]
+        return "trace" if member == "evidence" else f"controls/{member}/trace"
 
     @property
     def layers(self):
@@ -136,14 +142,36 @@ class Run:
 
     def log_precisions(self, member, layer, pathway):
         """(epochs, log prior precision) of the weights of a pathway."""
+        epochs, values = self.block_column(member, layer, pathway, "prior_precision")
+        return epochs, np.log(values)
+
+    def block_column(self, member, layer, pathway, column):
+        """(epochs, values) of a column of /blocks for the weights of a pathway, without its NaN."""
         group = self.group(member, "blocks")
-        prefix = f"{layer}.{self.pathways.index(pathway)}."
+        prefix = f"{layer}.{self.pathways.index(pathway)}."  # its first block, as in the table
         names = [] if group is None else [n for n in group["block"].values if n.startswith(prefix)]
         if not names:
             return np.empty(0), np.empty(0)
-        values = np.log(group["prior_precision"].sel(block=names[0]).values)
+        values = group[column].sel(block=names[0]).values
         kept = np.isfinite(values)
         return group["epoch"].values[kept], values[kept]
+
+    def layer_table(self):
+        """What the evidence run says of each pathway, as a DataFrame."""
+        learned, fixed = self.shares("evidence"), self.shares("map")
+        rows = []
+        for l, layer in enumerate(self.layers):
+            for k, pathway in enumerate(self.pathways):
+                last = {column: last_finite(self.block_column("evidence", layer, pathway, column)[1])
+                        for column in ("prior_precision", "effective_dimension")}
+                rows.append({
+                    "layer": layer,
+                    "pathway": pathway,
+                    "log precision": np.log(last["prior_precision"]),
+                    "effective dimension": last["effective_dimension"],
+                    "variance share": np.nan if learned is None else learned[l, k],
+                    "without learning (MAP)": np.nan if fixed is None else fixed[l, k]})
+        return pandas.DataFrame(rows)
 
     def _labels(self, name):
         for member in self.members:

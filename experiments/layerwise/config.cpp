@@ -2,8 +2,12 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
+
 #include "core/error.h"
 #include "core/nearest.h"
+#include "laplace/priors/builtin.h"
+#include "train/trainer.h"
 
 namespace evariste {
 namespace {
@@ -23,6 +27,11 @@ void split_prior(const toml::table& prior, PriorUpdateConfig& config, toml::tabl
     value.visit([&](const auto& v) { target.insert_or_assign(key.str(), v); });
   }
   config = from_toml<PriorUpdateConfig>(shared, "prior");
+  if (const auto found = builtin_priors().find(config.type); found != builtin_priors().end()) {
+    auto keys = found->second.keys;
+    for (const auto& [key, value] : known) keys.emplace_back(key.str());
+    expect_known_keys(own, keys, "prior");
+  }
   own.insert_or_assign("type", config.type);
 }
 
@@ -70,6 +79,8 @@ Member make_member(const LayerwiseConfig& config, const std::string& name) {
   member.network = config.network;
   member.train = config.train;
   split_prior(config.prior, member.prior, member.prior_keys);
+  expect_valid(member.train);
+  expect_valid(member.prior);
   if (name == "evidence") return member;
   if (name == "map") {
     member.prior.update = "none";
@@ -87,6 +98,36 @@ Member make_member(const LayerwiseConfig& config, const std::string& name) {
     throw UsageError("controls: " + unknown_name("control", name, control_names()));
   }
   return member;
+}
+
+void expect_valid(const LayerwiseConfig& config) {
+  const std::vector<std::string> tasks = {"digit", "quadrant"};
+  if (config.tasks.empty()) throw UsageError("tasks: expected digit, quadrant or both, found none");
+  for (size_t i = 0; i < config.tasks.size(); ++i) {
+    const auto& task = config.tasks[i];
+    if (std::find(tasks.begin(), tasks.end(), task) == tasks.end())
+      throw UsageError("tasks: " + unknown_name("task", task, tasks));
+    if (std::find(config.tasks.begin(), config.tasks.begin() + i, task) != config.tasks.begin() + i)
+      throw UsageError(fmt::format("tasks: \"{}\" stands there twice", task));
+  }
+  if (config.seeds < 1)
+    throw UsageError(fmt::format("seeds: expected at least 1, found {}", config.seeds));
+  if (config.control_seeds < 0)
+    throw UsageError(
+        fmt::format("control_seeds: expected at least 0, found {}", config.control_seeds));
+  auto members = config.controls;
+  members.insert(members.begin(), "evidence");
+  for (const auto& name : members) {
+    constexpr int64_t kQuadrantClasses = 40;
+    const auto member = make_member(config, name);
+    const auto network = build_network(member.network, "[network]", kQuadrantClasses);
+    if (network->input() != std::vector<int64_t>{1, 32, 32})
+      throw UsageError(
+          fmt::format("network.input: expected [1, 32, 32], the images of the tasks, "
+                      "found {}",
+                      shape_text(network->input())));
+    make_priors(*network, member.prior, member.prior_keys);
+  }
 }
 
 }  // namespace evariste

@@ -60,6 +60,10 @@ struct Member {
 Member make_member(const LayerwiseConfig& config, const std::string& name);
 std::vector<std::string> control_names();
 
+/// Refuses with UsageError what can be refused before images are read and folders made: tasks, seeds,
+/// controls, and for each member its network and its prior.
+void expect_valid(const LayerwiseConfig& config);
+
 /// The network with only the pathways of one type ("conv", "fc") in every sum.
 toml::table keep_pathways(const toml::table& network, std::string_view type);
 /// Types of the pathways of the first sum, in order.

@@ -39,7 +39,7 @@ void print_plan(const LayerwiseConfig& config, const toml::table& table) {
   // Weights, momentum, gradient, curvature, pull, average, last good state; bases and factors.
   int64_t squares = 0;
   for (const auto* block : named_blocks(*network)) {
-    const auto shape = block->value().sizes();
+    const auto shape = block->value().sizes().vec();
     squares += shape[0] * (shape[1] * shape[1] + shape[2] * shape[2]);
   }
   const double bytes = 40.0 * static_cast<double>(parameters) +
@@ -53,7 +53,7 @@ void print_plan(const LayerwiseConfig& config, const toml::table& table) {
   // eigenbases), decompositions 18 n^3; 100 GFLOP/s on two cores.
   double cubes = 0;
   for (const auto* block : named_blocks(*network)) {
-    const auto shape = block->value().sizes();
+    const auto shape = block->value().sizes().vec();
     cubes +=
         std::pow(static_cast<double>(shape[1]), 3) + std::pow(static_cast<double>(shape[2]), 3);
   }
@@ -75,11 +75,7 @@ int layerwise(int argc, char** argv) {
   const auto table = resolve_config(cli.config, cli.preset, cli.set);
   auto config = from_toml<LayerwiseConfig>(table);
   if (cli.seed) config.seed = *cli.seed;
-  for (const auto& task : config.tasks)
-    if (task != "digit" && task != "quadrant")
-      throw UsageError(fmt::format("tasks: unknown task \"{}\"; known: digit, quadrant", task));
-  for (const auto& control : config.controls) make_member(config, control);
-  make_member(config, "evidence");
+  expect_valid(config);
   if (cli.threads > 0) at::set_num_threads(cli.threads);
   cli.threads = at::get_num_threads();
   if (cli.deterministic) at::globalContext().setDeterministicAlgorithms(true, false);

@@ -84,6 +84,10 @@ void Recorder::append(const EpochRecord& r, double wall_seconds,
       {"damping", r.damping},
       {"wall_seconds", wall_seconds}};
   const auto epoch = static_cast<double>(r.epoch);
+  // After a restart from an earlier state its epochs come once more.
+  run_.drop_after(trace_epoch_, epoch - 1);
+  run_.drop_after(block_epoch_, epoch - 1);
+  if (!pathway_.empty()) run_.drop_after(pathway_epoch_, epoch - 1);
   std::vector<RunFile::Row> rows;
   for (const auto& [name, series] : trace_) rows.emplace_back(series, std::vector{values.at(name)});
   run_.append(trace_epoch_, epoch, rows);

@@ -52,7 +52,7 @@ void balance_signs(Network& network) {
     if (!sum) continue;
     for (const auto& path : sum->paths())
       path->visit_blocks([](Block& block) {
-        if (block.is_bias) return;
+        if (block.is_bias || block.weight().dim() < 2) return;
         const auto rows = block.weight().flatten(1).sum(1);
         const auto even = torch::arange(rows.size(0)).remainder(2) == 0;
         const auto sign =
@@ -98,7 +98,7 @@ void initialise(Network& network, const Stream& stream, double lean) {
   for (auto* block : named_blocks(network)) {
     // Norms and scalar layers keep their ones, and the zeros of their biases.
     if (dynamic_cast<const ScaleBlock*>(block)) continue;
-    const auto shape = block->value().sizes();
+    const auto shape = block->value().sizes().vec();
     const auto gain = gains.find(block);
     const auto fan_in = static_cast<double>(shape[2]);
     const auto fresh = torch::empty(block->weight().sizes(), torch::kFloat64);

@@ -7,7 +7,8 @@
 namespace evariste {
 
 struct RefreshConfig {
-  int64_t every = 1, samples = 2000, draws = 1, checks_every = 5, check_samples = 1000;
+  int64_t every = 1, samples = 2000, draws = 1, checks_every = 5, check_samples = 500,
+          check_draws = 4;
   int64_t final_samples = 0, final_draws = 1;
   std::string fisher = "sketch", correction = "trace", final_fisher = "exact";
 
@@ -21,7 +22,8 @@ struct RefreshConfig {
     field("correction", correction, "trace-corrected Kronecker factors or plain",
           {"trace", "none"});
     field("checks_every", checks_every, "refreshes between checks of the evidence");
-    field("check_samples", check_samples, "training images the checks look at; 0: all");
+    field("check_samples", check_samples, "training images the sampling gap looks at; 0: all");
+    field("check_draws", check_draws, "posterior draws of the sampling gap in an epoch");
     field("final_fisher", final_fisher, "the same for the evidence of the finished network",
           {"exact", "sketch", "mc", "empirical"});
     field("final_draws", final_draws, "columns per image of it");
@@ -44,7 +46,7 @@ struct KfacConfig {
     field("damping_min", damping_min, "least epsilon");
     field("damping_max", damping_max, "greatest epsilon");
     field("damping_factor", damping_factor, "factor of one adaptation of epsilon");
-    field("damping_every", damping_every, "steps between adaptations");
+    field("damping_every", damping_every, "steps between adaptations; 0: none");
   }
 };
 
@@ -90,8 +92,13 @@ struct PriorUpdateConfig {
     field("ramp", ramp, "part of the prior that acts until the network has begun to fit");
     field("fitted", fitted, "begun to fit: training loss below this part of the label entropy");
     field("settle", settle, "last epochs in which the prior stands still");
-    field("hold", hold, "K-FAC epochs with the whole prior before the evidence moves it");
+    field("hold", hold,
+          "the evidence moves it once more than so many K-FAC epochs had the whole prior");
   }
 };
+
+/// Throw UsageError naming the first key whose value has no meaning, with the range it has.
+void expect_valid(const TrainConfig& config);
+void expect_valid(const PriorUpdateConfig& config);
 
 }  // namespace evariste

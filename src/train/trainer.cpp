@@ -74,14 +74,13 @@ Trainer::Trainer(std::shared_ptr<Network> network, std::shared_ptr<Likelihood> l
       blocks_(named_blocks(*network_)),
       layers_(pathway_layers(*network_)),
       priors_(make_priors(*network_, prior_config_, prior)) {
+  expect_valid(config_);
+  expect_valid(prior_config_);
   likelihood_->check_labels(train_.y, network_->outputs());
   likelihood_->check_labels(test_.y, network_->outputs());
-  if (config_.batch < 1 || config_.batch > train_.count())
+  if (config_.batch > train_.count())
     throw UsageError(fmt::format("train.batch: expected 1 ... {} (the training images), found {}",
                                  train_.count(), config_.batch));
-  if (config_.epochs < 1 || config_.burn_in < 0 || config_.burn_in > config_.epochs)
-    throw UsageError(fmt::format("train.burn_in: expected 0 ... epochs = {}, found {}",
-                                 config_.epochs, config_.burn_in));
   network_->eval();
   label_entropy_ = -likelihood_->baseline(train_.y, network_->outputs());
   if (config_.optimiser == "kfac") {
@@ -167,17 +166,22 @@ void Trainer::refresh(EpochRecord& record) {
   curvature_ = fit.curvature;
   record.evidence = evaluate_evidence(fit, *likelihood_, priors_);
   keep_good_state(fit.log_likelihood / static_cast<double>(train_.count()));
+  const bool fitted = !kfac_ || full_epochs_ > prior_config_.hold;
+  const bool moves =
+      fitted && prior_config_.update != "none" && epoch_ < config_.epochs - prior_config_.settle;
   if (checks) {
     const auto part =
         refresh_samples(config_.refresh.check_samples, stream_.split("check").split(epoch));
-    record.checks =
-        check_evidence(*network_, *likelihood_, part, fit, priors_, 1.0,
-                       stream_.split("posterior").split(epoch), config_.evaluation_batch);
+    record.checks = check_evidence(*network_, *likelihood_, train_, part, fit, priors_, 1.0,
+                                   stream_.split("posterior").split(epoch),
+                                   config_.evaluation_batch, config_.refresh.check_draws);
     far_from_mode_ = record.checks->newton_decrement > Believable().decrement;
+  } else if (moves && options.bases) {
+    far_from_mode_ = newton_decrement(*network_, *likelihood_, train_, fit, priors_, 1.0,
+                                      config_.evaluation_batch) > Believable().decrement;
   }
   ++refreshes_;
-  const bool fitted = !kfac_ || full_epochs_ > prior_config_.hold;
-  if (!fitted || epoch_ >= config_.epochs - prior_config_.settle) return;
+  if (!moves) return;
   if (prior_config_.update == "newton") {
     NewtonOptions newton;
     newton.trust_region = prior_config_.trust;
@@ -459,6 +463,7 @@ void Trainer::set_state(const State& state) {
   std::vector<Tensor> adam;
   for (const auto& [name, tensor] : state)
     if (name.starts_with("prior_adam.")) adam.push_back(tensor.clone());
+  adam_prior_ = AdamPriorFit();
   if (!adam.empty()) adam_prior_.set_state(adam);
   if (kfac_) kfac_->set_state(state);
   curvature_.reset();

@@ -15,7 +15,6 @@
 
 #include "tests/catch.h"
 
-
 class TemporaryFolder {
  public:
   TemporaryFolder() {

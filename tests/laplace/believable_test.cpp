@@ -13,7 +13,8 @@ struct LinearModel {
   std::vector<double> precisions = {1.3, 0.4};
   Gaussian likelihood{noise};
   Samples data{random_tensor({12, 4}, 1), random_tensor({12, 2}, 2)};
-  std::shared_ptr<Network> network = network_of("input = [4]\nlayer = [{ type = 'linear', out = 2 }]");
+  std::shared_ptr<Network> network =
+      network_of("input = [4]\nlayer = [{ type = 'linear', out = 2 }]");
 
   Tensor mode() const {  // [2, 5], the bias last
     const auto x = torch::cat({data.x, torch::ones({12, 1}, torch::kFloat64)}, 1);
@@ -48,18 +49,19 @@ TEST_CASE("at the mode of a linear model the decrement is 0 and there is no gap"
   model.set(model.mode());
   for (const auto structure : {Structure::kFull, Structure::kKron}) {
     CAPTURE(static_cast<int>(structure));
-    // Kronecker curvature leaves out what weight and bias share; its own draws are narrower or wider,
-    // so only the full curvature has no gap.
+    // Kronecker curvature leaves out what weight and bias share; its own draws are narrower or
+    // wider, so only the full curvature has no gap.
     const auto checks = model.checks(options_of(structure), 2000);
     CHECK(checks.newton_decrement == Approx(0).margin(1e-20));
     CHECK(checks.alive);
     if (structure != Structure::kFull) continue;
     // Var of a draw's log-likelihood: 1/2 sum r^2 tau^2 of the quadratic, g^T P^-1 g of the linear
     // part, at most tau^2 gamma/2 and a scatter.
-    const auto fit = fit_curvature(*model.network, model.likelihood, model.data, options_of(structure));
-    const auto e = evaluate_evidence(fit, model.likelihood,
-                                     layerwise_priors(*fit.curvature, model.precisions),
-                                     model.temperature);
+    const auto fit =
+        fit_curvature(*model.network, model.likelihood, model.data, options_of(structure));
+    const auto e =
+        evaluate_evidence(fit, model.likelihood, layerwise_priors(*fit.curvature, model.precisions),
+                          model.temperature);
     const auto deviation = std::sqrt((0.5 * e.effective_dimension() + e.scatter) / 2000) / 12;
     CHECK(checks.linearised_gap == Approx(0).margin(4 * deviation));
     CHECK(deviation < 0.01);
@@ -116,7 +118,8 @@ TEST_CASE("the gap is that of draws through autograd's Jacobian", "[checks]") {
     std::vector<Tensor> flat;
     for (const auto& part : fit.curvature->sample(precisions, Stream(3).split(s)))
       flat.push_back(part.flatten());
-    sampled += Softmax().log_density(f + jacobian.matmul(torch::cat(flat)), data.y).sum().item<double>();
+    sampled +=
+        Softmax().log_density(f + jacobian.matmul(torch::cat(flat)), data.y).sum().item<double>();
   }
   for (const auto& block : fit.curvature->log_det(precisions)) effective += block.effective;
   const auto predicted = fit.log_likelihood - 0.5 * temperature * effective;
@@ -130,8 +133,8 @@ TEST_CASE("a dead network is not alive, whatever its evidence", "[checks]") {
   const Samples data{random_tensor({30, 3}, 2), random_labels(30, 3, 3)};
   const auto zeros = [](at::IntArrayRef shape) { return torch::zeros(shape, torch::kFloat64); };
   const auto alive = [&](const Tensor& bias, double hidden) {
-    set_parameters(*network, {random_tensor({4, 3}, 5), zeros({4}) + hidden,
-                              random_tensor({3, 4}, 6), bias});
+    set_parameters(*network,
+                   {random_tensor({4, 3}, 5), zeros({4}) + hidden, random_tensor({3, 4}, 6), bias});
     const auto fit = fit_curvature(*network, Softmax(), data, {});
     return check_evidence(*network, Softmax(), data, fit, layerwise_priors(*fit.curvature, 1.0),
                           1.0, Stream(3), 250);
@@ -151,7 +154,7 @@ TEST_CASE("thresholds decide what is believable", "[checks]") {
   const auto fit =
       fit_curvature(*model.network, model.likelihood, model.data, options_of(Structure::kFull));
   const auto run = [&](const Believable& thresholds) {
-    return check_evidence(*model.network, model.likelihood, model.data, fit,
+    return check_evidence(*model.network, model.likelihood, model.data, model.data, fit,
                           layerwise_priors(*fit.curvature, model.precisions), model.temperature,
                           Stream(3), 250, 8, thresholds)
         .believable;

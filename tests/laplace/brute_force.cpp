@@ -1,6 +1,5 @@
 #include "tests/laplace/brute_force.h"
 
-
 namespace evariste {
 
 Tensor autograd_jacobian(const Layer& network, const Tensor& x, const Blocks& blocks) {
@@ -39,7 +38,8 @@ Tensor part_of(const Tensor& hessian, const Blocks& blocks, size_t block) {
 Tensor dense_kron(const KronFactor& factor) {
   const auto a = factor.a.dense(), b = factor.b.dense();
   std::vector<Tensor> groups;
-  for (int64_t q = 0; q < a.size(0); ++q) groups.push_back(factor.correction * torch::kron(b[q], a[q]));
+  for (int64_t q = 0; q < a.size(0); ++q)
+    groups.push_back(factor.correction * torch::kron(b[q], a[q]));
   return torch::block_diag(groups);
 }
 

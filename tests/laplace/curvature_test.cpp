@@ -12,8 +12,11 @@ constexpr int64_t kSamples = 5;
 
 void check_close(const Tensor& found, const Tensor& expected, double tolerance = 1e-10) {
   REQUIRE(found.sizes() == expected.sizes());
-  const auto scale = std::max(1e-3, expected.abs().max().item<double>());
-  CHECK((found - expected).abs().max().item<double>() < tolerance * scale);
+  // The floor: diag p - p p^T of a saturated network is the difference of two numbers near 1.
+  const auto scale = std::max(1e-2, expected.abs().max().item<double>());
+  const auto error = (found - expected).abs().max().item<double>();
+  INFO(fmt::format("error {:.3g}, scale {:.3g}", error, scale));
+  CHECK(error < tolerance * scale);
 }
 
 Samples samples_of(const LayerExample& example, int64_t n = kSamples) {
@@ -115,7 +118,7 @@ TEST_CASE("for one sample a Kronecker block without sharing is the dense one", "
     }
     for (size_t m = 0; m < blocks.size(); ++m) {
       CAPTURE(example.type, example.title, blocks[m]->name);
-      const auto shape = blocks[m]->value().sizes();
+      const auto shape = blocks[m]->value().sizes().vec();
       const auto size = shape[1] * shape[2];
       // Sums over positions are exact for biases and for one weight per group.
       if (positions[blocks[m]] > 1 && !blocks[m]->is_bias && size > 1) continue;
@@ -141,7 +144,7 @@ TEST_CASE("exact bias blocks and normalisation weights are exact for any data", 
     for (size_t m = 0; m < blocks.size(); ++m) {
       CAPTURE(example.type, example.title, blocks[m]->name);
       const auto exact = part_of(h, blocks, m), dense = dense_kron(factors[m]);
-      const auto shape = blocks[m]->value().sizes();
+      const auto shape = blocks[m]->value().sizes().vec();
       if (blocks[m]->is_bias) check_close(dense, exact);
       if (shape[1] * shape[2] == 1) check_close(dense.diagonal(), exact.diagonal());
     }

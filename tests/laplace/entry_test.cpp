@@ -27,7 +27,8 @@ struct Model {
     const auto n = x.size(0);
     const auto c = torch::eye(n, torch::kFloat64) + x.mm(x.t()) / (precision * noise * noise);
     const auto fitted = (y * at::linalg_solve(c, y)).sum();
-    return (0.5 * ((y.square().sum() - fitted) / (noise * noise) - torch::logdet(c))).item<double>();
+    return (0.5 * ((y.square().sum() - fitted) / (noise * noise) - torch::logdet(c)))
+        .item<double>();
   }
 
   EntryTest test() const {
@@ -92,7 +93,8 @@ TEST_CASE("a pathway at 0 is tested beside one that is in use", "[entry]") {
   const Samples data{random_tensor({6, 2, 4, 4}, 2), random_labels(6, 3, 3)};
   const auto fit = fit_curvature(*network, Softmax(), data, {});
   const auto tests = entry_tests(*network, Softmax(), data, fit, 4);
-  const auto gradient = log_likelihood_gradient(*network, Softmax(), data, fit.curvature->blocks(), 9);
+  const auto gradient =
+      log_likelihood_gradient(*network, Softmax(), data, fit.curvature->blocks(), 9);
   const auto traces = fisher_traces(*network, Softmax(), data, {});
   for (size_t m = 0; m < tests.size(); ++m) {
     CAPTURE(tests[m].name);

@@ -12,13 +12,14 @@ namespace {
 
 const double kLog2Pi = std::log(2 * std::numbers::pi);
 
-/// log p(y) of Bayesian linear regression, y ~ N(0, sigma^2 I + X X^T / delta), columns independent.
+/// log p(y) of Bayesian linear regression, y ~ N(0, sigma^2 I + X X^T / delta), columns
+/// independent.
 double closed_form(const Tensor& x, const Tensor& y, double noise, double precision) {
   const auto n = x.size(0);
   const auto c = noise * noise * torch::eye(n, torch::kFloat64) + x.mm(x.t()) / precision;
   return -0.5 * ((y * at::linalg_solve(c, y)).sum().item<double>() +
-                 static_cast<double>(y.size(1)) * (torch::logdet(c).item<double>() +
-                                                   static_cast<double>(n) * kLog2Pi));
+                 static_cast<double>(y.size(1)) *
+                     (torch::logdet(c).item<double>() + static_cast<double>(n) * kLog2Pi));
 }
 
 /// The mode of the weights [C, D].
@@ -28,9 +29,9 @@ Tensor ridge(const Tensor& x, const Tensor& y, double noise, double precision) {
 }
 
 std::shared_ptr<Network> linear_model(const Tensor& weight) {
-  const auto network =
-      network_of(fmt::format("input = [{}]\nlayer = [{{ type = 'linear', out = {}, bias = false }}]",
-                             weight.size(1), weight.size(0)));
+  const auto network = network_of(
+      fmt::format("input = [{}]\nlayer = [{{ type = 'linear', out = {}, bias = false }}]",
+                  weight.size(1), weight.size(0)));
   set_parameters(*network, {weight});
   return network;
 }
@@ -139,9 +140,12 @@ TEST_CASE("a temperature divides the data, not the normaliser of the noise", "[e
   const TwoLayers model;
   const double noise = 0.6, temperature = 0.7, delta = 1.4;
   const Gaussian likelihood(noise);
-  const auto fit = fit_curvature(*model.network, likelihood, model.data, options_of(Structure::kFull));
-  const auto e = evaluate_evidence(fit, likelihood, layerwise_priors(*fit.curvature, delta), temperature);
-  const auto squares = (model.data.y - model.network->forward(model.data.x)).square().sum().item<double>();
+  const auto fit =
+      fit_curvature(*model.network, likelihood, model.data, options_of(Structure::kFull));
+  const auto e =
+      evaluate_evidence(fit, likelihood, layerwise_priors(*fit.curvature, delta), temperature);
+  const auto squares =
+      (model.data.y - model.network->forward(model.data.x)).square().sum().item<double>();
   const auto normaliser = -16 * (std::log(noise) + 0.5 * kLog2Pi);
   CHECK(fit.normaliser == Approx(normaliser));
   CHECK(e.log_likelihood == Approx(normaliser - 0.5 * squares / (noise * noise)));
@@ -177,7 +181,8 @@ TEST_CASE("blocks add up, and coupled structures say that they are coupled", "[e
 TEST_CASE("scatter of a prior that is not Gaussian is what is left of its density", "[evidence]") {
   const TwoLayers model;
   const Gaussian likelihood(0.6);
-  const auto fit = fit_curvature(*model.network, likelihood, model.data, options_of(Structure::kFull));
+  const auto fit =
+      fit_curvature(*model.network, likelihood, model.data, options_of(Structure::kFull));
   Priors priors;
   double log_density = 0, parameters = 0;
   for (const auto* block : fit.curvature->blocks()) {
@@ -211,7 +216,11 @@ TEST_CASE("noise and prior together reach the maximum of the exact evidence", "[
   }
   const double h = 1e-4;
   CHECK((closed_form(x, y, noise * std::exp(h), precision) -
-         closed_form(x, y, noise * std::exp(-h), precision)) / (2 * h) == Approx(0).margin(1e-6));
+         closed_form(x, y, noise * std::exp(-h), precision)) /
+            (2 * h) ==
+        Approx(0).margin(1e-6));
   CHECK((closed_form(x, y, noise, precision * std::exp(h)) -
-         closed_form(x, y, noise, precision * std::exp(-h))) / (2 * h) == Approx(0).margin(1e-6));
+         closed_form(x, y, noise, precision * std::exp(-h))) /
+            (2 * h) ==
+        Approx(0).margin(1e-6));
 }

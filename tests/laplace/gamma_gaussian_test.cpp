@@ -8,11 +8,12 @@ using namespace evariste;
 TEST_CASE("the Gamma hyper-prior moves the fixed point to (gamma + 2 a)/(|theta|^2 + 2 b)",
           "[laplace][prior]") {
   torch::manual_seed(3);
-  Linear layer(6, 4);
-  layer.to(torch::kFloat64);
+  const auto layer = std::make_shared<Linear>(6, 4);
+  layer->to(torch::kFloat64);
+  layer->eval();
   const Samples data = {torch::randn({30, 6}, torch::kFloat64),
                         torch::randint(4, {30}, torch::kInt64), 0};
-  const auto fit = fit_curvature(layer, Softmax(), data, CurvatureOptions());
+  const auto fit = fit_curvature(*layer, Softmax(), data, CurvatureOptions());
   const double shape = 2.5, rate = 0.7;
   const auto table = toml::table{{"type", "gamma-gaussian"}, {"shape", shape}, {"rate", rate}};
   const std::vector<int64_t> any = {1, 4, 6};

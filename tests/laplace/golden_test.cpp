@@ -101,8 +101,8 @@ TEST_CASE("golden: circular convolution, expand, reduce and exact", "[laplace][g
 
   const auto reduce = fit_curvature(*network, Softmax(), data, uncorrected(Sharing::kReduce));
   CHECK(log_det(factor_of(reduce, "0.weight"), 0.3) == digits(-64.9029960792091));
-  const auto expanded =
-      fit_curvature(*network, Softmax(), data, uncorrected(Sharing::kExpand, BiasCurvature::kExpand));
+  const auto expanded = fit_curvature(*network, Softmax(), data,
+                                      uncorrected(Sharing::kExpand, BiasCurvature::kExpand));
   CHECK(factor_of(expanded, "0.bias").b.traces().item<double>() == digits(0.039288489238821694));
 
   const auto full = fit_curvature(*network, Softmax(), data, options_of(Structure::kFull));
@@ -115,7 +115,8 @@ TEST_CASE("golden: circular convolution, expand, reduce and exact", "[laplace][g
 TEST_CASE("golden: convolution with zero padding", "[laplace][golden]") {
   const auto network = network_of(
       "input = [2, 4, 4]\nlayer = [{ type = 'conv', out = 3, kernel = 3, padding = 1 }, "
-      "{ type = 'tanh' }, { type = 'global_avgpool' }, { type = 'linear', out = 3, bias = false }]");
+      "{ type = 'tanh' }, { type = 'global_avgpool' }, { type = 'linear', out = 3, bias = false "
+      "}]");
   set_parameters(*network, {ramp({3, 2, 3, 3}, 0.5), ramp({3}, 0.9), ramp({3, 3}, 0.2)});
   const Samples data{ramp({2, 2, 4, 4}, 0.1), torch::tensor({0, 1})};
   CHECK(network->layers()[0]->forward(data.x).sum().item<double>() == digits(61.79500541726935));
@@ -161,7 +162,8 @@ TEST_CASE("golden: factored fully connected layer", "[laplace][golden]") {
       columns, tape,
       [&](const Block& block, const Tensor&, const Tensor& g) {
         if (block.is_bias)
-          expanded[block.name] = at::linalg_eigvalsh(output_factor(block, g, Sharing::kExpand), "L");
+          expanded[block.name] =
+              at::linalg_eigvalsh(output_factor(block, g, Sharing::kExpand), "L");
       },
       false);
   check_values(expanded["0.bias_U"], {0.01766229379947, 0.10279470272457, 2.67574102336087});
@@ -177,8 +179,8 @@ TEST_CASE("golden: factored fully connected layer", "[laplace][golden]") {
   const Samples first{data.x.narrow(0, 0, 1), data.y.narrow(0, 0, 1)};
   const auto alone = fit_curvature(*pair, Softmax(), first, uncorrected());
   CHECK(log_det(factor_of(alone, "0.U"), 0.7) == digits(-7.333729135202206));
-  const auto exact = part_of(
-      dense_ggn(*pair, Softmax(), first.x, alone.curvature->blocks()), alone.curvature->blocks(), 0);
+  const auto exact = part_of(dense_ggn(*pair, Softmax(), first.x, alone.curvature->blocks()),
+                             alone.curvature->blocks(), 0);
   CHECK(log_det(exact.narrow(0, 0, 12).narrow(1, 0, 12), 0.7) +
             log_det(exact.narrow(0, 12, 12).narrow(1, 12, 12), 0.7) ==
         digits(-7.333729135202206));

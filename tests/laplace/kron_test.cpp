@@ -111,7 +111,8 @@ TEST_CASE("reduce is exact for one sample of a pooled convolution", "[kron]") {
 }
 
 TEST_CASE("without correction the trace is exact where inputs have one length", "[kron]") {
-  const auto network = network_of("input = [4]\nlayer = [{ type = 'linear', out = 3, bias = false }]");
+  const auto network =
+      network_of("input = [4]\nlayer = [{ type = 'linear', out = 3, bias = false }]");
   randomise(*network, 1);
   auto x = random_tensor({6, 4}, 2);
   x = 2 * x / x.norm(2, 1, true);
@@ -122,7 +123,8 @@ TEST_CASE("without correction the trace is exact where inputs have one length", 
 TEST_CASE("few rows: the Gram form does what the dense matrix does", "[kron]") {
   const auto network = network_of(
       "input = [3, 4, 4]\nlayer = [{ type = 'fc', out = 2, stride = 2 }, { type = 'tanh' }, "
-      "{ type = 'conv', out = 4, kernel = 1 }, { type = 'flatten' }, { type = 'linear', out = 3 }]");
+      "{ type = 'conv', out = 4, kernel = 1 }, { type = 'flatten' }, { type = 'linear', out = 3 "
+      "}]");
   randomise(*network, 1);
   const Samples data{random_tensor({3, 3, 4, 4}, 2), random_labels(3, 3, 3)};
   const auto fit = fit_curvature(*network, Softmax(), data, {});
@@ -163,8 +165,7 @@ TEST_CASE("few rows: the Gram form does what the dense matrix does", "[kron]") {
     // The draw is P^-1/2 z, and P^1/2 of it gives back z.
     const auto z = normal_draws(g[m], Stream(1).split(m)).flatten();
     const auto [values, vectors] = at::linalg_eigh(part, "L");
-    check_close(drawn[m].flatten(),
-                vectors.matmul(values.rsqrt() * vectors.t().matmul(z)), 1e-8);
+    check_close(drawn[m].flatten(), vectors.matmul(values.rsqrt() * vectors.t().matmul(z)), 1e-8);
   }
 }
 

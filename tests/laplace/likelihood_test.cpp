@@ -46,8 +46,8 @@ TEST_CASE("the root of the Hessian squares to it, saturated or not", "[likelihoo
           CHECK(root.scalar_type() == type);
           CHECK(at::isfinite(root).all().item<bool>());
           const auto error = likelihood->curvature_scale() * squares(root) - likelihood->hessian(g);
-          CHECK(largest(error) < likelihood->curvature_scale() *
-                                     (type == torch::kFloat64 ? 2e-15 : 1e-6));
+          CHECK(largest(error) <
+                likelihood->curvature_scale() * (type == torch::kFloat64 ? 2e-15 : 1e-6));
         }
       }
     }
@@ -86,7 +86,8 @@ TEST_CASE("log densities and scores are finite at saturated logits", "[likelihoo
   }
 }
 
-TEST_CASE("Monte Carlo and sketched Fisher are unbiased, with error 1/sqrt(draws)", "[likelihood]") {
+TEST_CASE("Monte Carlo and sketched Fisher are unbiased, with error 1/sqrt(draws)",
+          "[likelihood]") {
   for (const auto& [likelihood, f, y] : cases(2, 3)) {
     for (const auto fisher : {Fisher::kMonteCarlo, Fisher::kSketch}) {
       const auto exact = squares(likelihood->hessian_root(f));
@@ -111,8 +112,8 @@ TEST_CASE("draws belong to a sample, whatever chunk it comes in", "[likelihood]"
       CAPTURE(likelihood->name(), static_cast<int>(fisher));
       const auto all = likelihood->columns(fisher, f, y, 5, Stream(3), 0);
       for (int64_t i = 0; i < 6; ++i) {
-        const auto one = likelihood->columns(fisher, f.narrow(0, i, 1), y.narrow(0, i, 1), 5,
-                                             Stream(3), i);
+        const auto one =
+            likelihood->columns(fisher, f.narrow(0, i, 1), y.narrow(0, i, 1), 5, Stream(3), i);
         CHECK(largest(one - all.narrow(1, i, 1)) < 1e-14);
       }
       const auto other = likelihood->columns(fisher, f, y, 5, Stream(4), 0);

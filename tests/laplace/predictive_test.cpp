@@ -44,8 +44,7 @@ TEST_CASE("the covariance of the outputs is J P^-1 J^T, for every layer and stru
         const auto found = output_distribution(*network, x, *fit.curvature, priors, 2);
         const auto p = dense_precision(*fit.curvature, precisions_of(priors, *fit.curvature));
         const auto jacobian = autograd_jacobian(*network, x, fit.curvature->blocks());
-        const auto expected =
-            jacobian.matmul(at::linalg_inv(p)).matmul(jacobian.transpose(1, 2));
+        const auto expected = jacobian.matmul(at::linalg_inv(p)).matmul(jacobian.transpose(1, 2));
         CHECK(largest(found.covariance - expected) < 1e-8 * largest(expected));
         CHECK(largest(found.mean - network->forward(x).detach()) < 1e-12);
       }
@@ -102,8 +101,7 @@ TEST_CASE("posterior draws have the covariance P^-1", "[predictive]") {
     }
     const auto all = torch::stack(draws);
     const auto variance = expected.diagonal();
-    const auto deviation =
-        ((expected.square() + torch::outer(variance, variance)) / kDraws).sqrt();
+    const auto deviation = ((expected.square() + torch::outer(variance, variance)) / kDraws).sqrt();
     CHECK(((all.t().mm(all) / kDraws - expected).abs() < 5 * deviation).all().item<bool>());
     CHECK((all.mean(0).abs() < 5 * (variance / kDraws).sqrt()).all().item<bool>());
     const auto again = fit.curvature->sample(precisions, Stream(5).split(7));
@@ -129,10 +127,12 @@ TEST_CASE("probit and Monte Carlo are the plug-in where the variance is tiny", "
 TEST_CASE("the Laplace bridge gives back the Dirichlet it came from", "[predictive]") {
   // Dirichlet(alpha) in logits: f_k = log alpha_k - mean log alpha, and the covariance of Hennig et
   // al. 2012. A constant added to all outputs changes nothing.
-  const auto alpha = torch::tensor({{3.0, 8.0, 0.7, 40.0}, {900.0, 10.0, 55.0, 1.0}}, torch::kFloat64);
+  const auto alpha =
+      torch::tensor({{3.0, 8.0, 0.7, 40.0}, {900.0, 10.0, 55.0, 1.0}}, torch::kFloat64);
   const auto inverse = alpha.reciprocal();
   const auto mean = alpha.log() - alpha.log().mean(1, true);
-  const auto pairs = (inverse.unsqueeze(2) + inverse.unsqueeze(1) - inverse.mean(1).view({-1, 1, 1})) / 4;
+  const auto pairs =
+      (inverse.unsqueeze(2) + inverse.unsqueeze(1) - inverse.mean(1).view({-1, 1, 1})) / 4;
   const auto covariance = torch::diag_embed(inverse) - pairs;
   CHECK(largest(covariance.sum(2)) < 1e-15);
   const OutputDistribution outputs{mean + 1.3, covariance + 0.6};
@@ -152,8 +152,8 @@ TEST_CASE("Monte Carlo averages over N(f, V), draw by draw of a sample's own str
     const double deviation = std::sqrt((v[0][0] + v[1][1] - 2 * v[0][1]).item<double>());
     double integral = 0;
     for (double z = -8; z < 8; z += 0.01)
-      integral += 0.01 * std::exp(-0.5 * z * z) / std::sqrt(2 * M_PI) /
-                  (1 + std::exp(-m - deviation * z));
+      integral +=
+          0.01 * std::exp(-0.5 * z * z) / std::sqrt(2 * M_PI) / (1 + std::exp(-m - deviation * z));
     CHECK(p[n][0].item<double>() == Approx(integral).margin(5 * 0.5 / std::sqrt(20000)));
   }
   CHECK(torch::equal(p, predict(outputs, Softmax(), Link::kMc, Stream(4), 20000)));
@@ -183,10 +183,12 @@ TEST_CASE("classification metrics of four samples by hand", "[predictive]") {
 
 TEST_CASE("regression and Bernoulli metrics by hand", "[predictive]") {
   const auto f64 = torch::kFloat64;
-  const auto m = regression_metrics(torch::tensor({{1.0}, {2.0}}, f64), torch::tensor({{4.0}, {1.0}}, f64),
-                                    torch::tensor({{3.0}, {2.5}}, f64));
+  const auto m =
+      regression_metrics(torch::tensor({{1.0}, {2.0}}, f64), torch::tensor({{4.0}, {1.0}}, f64),
+                         torch::tensor({{3.0}, {2.5}}, f64));
   CHECK(m.rmse == Approx(std::sqrt((4 + 0.25) / 2)));
-  CHECK(m.nll == Approx(0.5 * (0.5 * (1 + std::log(8 * M_PI)) + 0.5 * (0.25 + std::log(2 * M_PI)))));
+  CHECK(m.nll ==
+        Approx(0.5 * (0.5 * (1 + std::log(8 * M_PI)) + 0.5 * (0.25 + std::log(2 * M_PI)))));
   CHECK(std::isnan(m.accuracy));
 
   // Confidence max(p, 1-p): 0.8 right, 0.7 right, 0.6 wrong, 0.9 right, each in a bin of its own.

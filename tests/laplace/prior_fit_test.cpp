@@ -88,8 +88,8 @@ TEST_CASE("a Gamma hyper-prior moves the fixed point by its shape and rate", "[p
     fit_priors_newton(priors, *fit.curvature);
     for (const auto& block : evaluate_evidence(fit, Softmax(), priors).blocks) {
       CAPTURE(static_cast<int>(structure), block.name);
-      CHECK(block.prior_precision == Approx((block.effective_dimension + 2 * kShape) /
-                                            (block.squared_norm + 2 * kRate)));
+      CHECK(block.prior_precision ==
+            Approx((block.effective_dimension + 2 * kShape) / (block.squared_norm + 2 * kRate)));
     }
   }
 }
@@ -148,7 +148,8 @@ TEST_CASE("one prior for all blocks is fitted to all of them", "[prior]") {
 TEST_CASE("trust region, raising only, and bounds", "[prior]") {
   const Model model;
   const auto fit = model.fit(Structure::kKron);
-  const auto free = layerwise_priors(*fit.curvature, 1e3), near = layerwise_priors(*fit.curvature, 1e3),
+  const auto free = layerwise_priors(*fit.curvature, 1e3),
+             near = layerwise_priors(*fit.curvature, 1e3),
              raised = layerwise_priors(*fit.curvature, 1e3);
   fit_priors_newton(free, *fit.curvature);
   NewtonOptions options;
@@ -176,12 +177,12 @@ TEST_CASE("trust region, raising only, and bounds", "[prior]") {
 TEST_CASE("Adam goes on from its state", "[prior]") {
   const Model model;
   const auto fit = model.fit(Structure::kDiag);
-  const auto whole = layerwise_priors(*fit.curvature, 2.0), parts = layerwise_priors(*fit.curvature, 2.0);
+  const auto whole = layerwise_priors(*fit.curvature, 2.0),
+             parts = layerwise_priors(*fit.curvature, 2.0);
   AdamPriorFit(0.1).step(whole, *fit.curvature, 20);
   AdamPriorFit first(0.1), second(0.1);
   first.step(parts, *fit.curvature, 13);
   second.set_state(first.state());
   second.step(parts, *fit.curvature, 7);
-  for (size_t m = 0; m < whole.size(); ++m)
-    CHECK(torch::equal(rho_of(whole[m]), rho_of(parts[m])));
+  for (size_t m = 0; m < whole.size(); ++m) CHECK(torch::equal(rho_of(whole[m]), rho_of(parts[m])));
 }

@@ -78,7 +78,8 @@ TEST_CASE("a joint block is its weight and bias together", "[nn]") {
     for (const auto& [block, x, g] : visit_blocks(*network, example.inputs(3))) {
       if (!block->bias) continue;
       const auto groups = block->value().size(0) * block->value().size(1);
-      if (block->bias->parameters() != groups) continue;  // shared over groups: refused, see laplace
+      if (block->bias->parameters() != groups)
+        continue;  // shared over groups: refused, see laplace
       CAPTURE(example.type, example.title, block->name);
       const JointBlock joint(*block, *block->bias);
       const auto inputs = block->value().size(2);

@@ -99,8 +99,9 @@ TEST_CASE("the eight-block CONV network is invariant to every shift, to the last
 
 TEST_CASE("with its FC pathways at zero and pruned, FC + CONV is half a CONV", "[nn]") {
   torch::NoGradGuard no_grad;
-  const std::string conv = "{ type = 'conv', out = 3, kernel = 3, padding = 1 }, "
-                           "{ type = 'polyphase' }";
+  const std::string conv =
+      "{ type = 'conv', out = 3, kernel = 3, padding = 1 }, "
+      "{ type = 'polyphase' }";
   const std::string tail = "{ type = 'relu' }, { type = 'flatten' }, { type = 'linear', out = 4 }]";
   const auto both = network_of(
       "input = [2, 4, 4]\nlayer = [{ type = 'sum', of = [{ type = 'fc', out = 3, stride = 2 }, [" +

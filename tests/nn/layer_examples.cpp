@@ -59,8 +59,10 @@ const std::vector<LayerExample>& layer_examples() {
            "{ type = 'silu' }] }] }"},
       {"sum", "fc, factored and subsampled convolution", image,
        "{ type = 'sum', of = [{ type = 'fc', out = 3, stride = 2 }, "
-       "{ type = 'factored_fc', out = 3, stride = 2 }, [" + conv + "{ type = 'polyphase' }]] }, "
-       "{ type = 'tanh' }"},
+       "{ type = 'factored_fc', out = 3, stride = 2 }, [" +
+           conv +
+           "{ type = 'polyphase' }]] }, "
+           "{ type = 'tanh' }"},
       {"sum", "given scale, a pathway without weights", "[3, 3, 2]",
        "{ type = 'sum', scale = 0.7, of = [{ type = 'tanh' }, " + conv + "] }"},
       {"scale", "a scalar", image, conv + "{ type = 'scale' }, { type = 'tanh' }"},
@@ -78,7 +80,8 @@ const std::vector<LayerExample>& layer_examples() {
       {"groupnorm", "without weights", "[2, 3, 2]",
        "{ type = 'conv', out = 4, kernel = 1 }, { type = 'groupnorm', groups = 2, "
        "affine = false }, { type = 'tanh' }"},
-      {"dropout", "in evaluation mode", "[4]", "{ type = 'linear', out = 5 }, { type = 'dropout' }"},
+      {"dropout", "in evaluation mode", "[4]",
+       "{ type = 'linear', out = 5 }, { type = 'dropout' }"},
       {"relu", "", "[4]", "{ type = 'linear', out = 5 }, { type = 'relu' }"},
       {"tanh", "", "[4]", "{ type = 'linear', out = 5 }, { type = 'tanh' }"},
       {"sigmoid", "", "[4]", "{ type = 'linear', out = 5 }, { type = 'sigmoid' }"},

@@ -59,8 +59,8 @@ TEST_CASE("folded backward is autograd's, for the input and for every block", "[
       REQUIRE(dx[0].sizes() == x.sizes());
       // Without the input's cotangent the blocks still get theirs.
       size_t visited = 0;
-      network->backward(g, plain, [&](const Block&, const Tensor&, const Tensor&) { ++visited; },
-                        false);
+      network->backward(
+          g, plain, [&](const Block&, const Tensor&, const Tensor&) { ++visited; }, false);
       CHECK(visited == weight_gradients.size());
     }
     const auto parameters = network->named_parameters();
@@ -132,8 +132,8 @@ TEST_CASE("every network is a function of one example", "[nn]") {
 }
 
 TEST_CASE("a tape of batchnorm in training mode is refused", "[nn]") {
-  const auto network = network_of(
-      "input = [3]\nlayer = [{ type = 'batchnorm' }, { type = 'linear', out = 2 }]");
+  const auto network =
+      network_of("input = [3]\nlayer = [{ type = 'batchnorm' }, { type = 'linear', out = 2 }]");
   network->train();
   Tape tape;
   CHECK_THROWS_AS(network->forward(torch::randn({4, 3}), &tape), UsageError);

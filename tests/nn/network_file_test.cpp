@@ -74,8 +74,8 @@ TEST_CASE("parameters are named as in the state_dict of torch.nn.Sequential", "[
                                           "2.1.1.bias_V", "3.weight", "3.bias", "5.weight"});
   std::vector<std::string> buffers, blocks;
   for (const auto& item : network->named_buffers()) buffers.push_back(item.key());
-  CHECK(buffers == std::vector<std::string>{"3.running_mean", "3.running_var",
-                                            "3.num_batches_tracked"});
+  CHECK(buffers ==
+        std::vector<std::string>{"3.running_mean", "3.running_var", "3.num_batches_tracked"});
   for (const auto* block : named_blocks(*network)) blocks.push_back(block->name);
   CHECK(blocks == names);
 }
@@ -89,8 +89,8 @@ TEST_CASE("shapes follow the layers, and numbers may be pairs", "[nn]") {
         std::vector<int64_t>{20, 192});
   CHECK(first_weight(image_with("{ type = 'factored_fc', out = 5, stride = 4 }")) ==
         std::vector<int64_t>{5, 192});
-  const auto network = network_of(
-      "input = [4]\nlayer = [{ type = 'linear', out = 'classes', bias = true }]", 7);
+  const auto network =
+      network_of("input = [4]\nlayer = [{ type = 'linear', out = 'classes', bias = true }]", 7);
   CHECK(network->outputs() == 7);
   CHECK(network->input() == std::vector<int64_t>{4});
 }
@@ -132,7 +132,8 @@ TEST_CASE("wrong types, missing keys and impossible numbers are refused", "[nn]"
 }
 
 TEST_CASE("shapes that do not fit are refused with the shape", "[nn]") {
-  check_message("input = [3]\nlayer = [{ type = 'conv', out = 4, kernel = 3 }]", {"[C, H, W]", "[3]"});
+  check_message("input = [3]\nlayer = [{ type = 'conv', out = 4, kernel = 3 }]",
+                {"[C, H, W]", "[3]"});
   check_message(image_with("{ type = 'linear', out = 4 }"), {"[3, 8, 8]", "flatten"});
   check_message(image_with("{ type = 'conv', out = 4, kernel = 9 }"), {"9x9", "[3, 8, 8]"});
   check_message(image_with("{ type = 'conv', out = 4, kernel = 3, groups = 2 }"), {"groups = 2"});

@@ -12,7 +12,8 @@ TEST_CASE("a shift of the input by s shifts the output by one", "[nn]") {
     const Polyphase layer(stride);
     const auto x = random_tensor({3, 2, 2 * stride, 4 * stride}, 1);
     const auto y = layer.forward(x, nullptr);
-    CHECK(torch::equal(layer.forward(x.roll({stride, -stride}, {2, 3}), nullptr), y.roll({1, -1}, {2, 3})));
+    CHECK(torch::equal(layer.forward(x.roll({stride, -stride}, {2, 3}), nullptr),
+                       y.roll({1, -1}, {2, 3})));
   }
 }
 
@@ -35,7 +36,8 @@ TEST_CASE("any shift of the input shifts the output, as a set of pixels", "[nn]"
   }
 }
 
-TEST_CASE("the phase with the largest maximum is kept, ties in the order of the row offset", "[nn]") {
+TEST_CASE("the phase with the largest maximum is kept, ties in the order of the row offset",
+          "[nn]") {
   torch::NoGradGuard no_grad;
   const Polyphase layer(2);
   const auto phase_of = [&](const Tensor& x) {

@@ -59,8 +59,8 @@ TEST_CASE("tensors of every precision are read into a network's own", "[nn]") {
   const auto network = network_of("input = [2]\nlayer = [{ type = 'linear', out = 2 }]");
   for (const auto type : {torch::kFloat64, torch::kFloat16, torch::kBFloat16}) {
     const auto w = torch::tensor({{0.5, -1.25}, {3.0, 0.0}}).to(type);
-    write_safetensors(file.path, {to_safe_tensor("0.weight", w),
-                                  to_safe_tensor("0.bias", torch::zeros({2}))});
+    write_safetensors(file.path,
+                      {to_safe_tensor("0.weight", w), to_safe_tensor("0.bias", torch::zeros({2}))});
     load_weights(*network, file.path);
     CHECK(torch::equal(network->parameters()[0], w.to(torch::kFloat32)));
   }

@@ -101,7 +101,7 @@ DATA = {  # changes of the data -> words
     "x of another shape": ({"x": np.zeros((6, 1, 4, 4), np.float32)},
                            ["d.safetensors", "[N, 2, 4, 4]", "[6, 1, 4, 4]"]),
     "x flat": ({"x": np.zeros((6, 32), np.float32)}, ["[N, 2, 4, 4]", "[6, 32]"]),
-    "x a scalar": ({"x": np.float32(1).reshape(())}, ["[N, 2, 4, 4]", "[]"]),
+    "x a scalar": ({"x": np.array(1, np.float32)}, ["[N, 2, 4, 4]", "[]"]),
     "x integers": ({"x": np.zeros((6, 2, 4, 4), np.int64)}, ["d.safetensors", '"x"', "floating"]),
     "x NaN": ({"x": np.full((6, 2, 4, 4), np.nan, np.float32)}, ['"x"', "NaN", "192"]),
     "x infinite": ({"x": np.full((6, 2, 4, 4), np.inf, np.float32)}, ['"x"', "infinite"]),

@@ -1,0 +1,79 @@
+#include "train/config.h"
+
+#include <fmt/format.h>
+
+#include <cmath>
+
+#include "core/error.h"
+
+namespace evariste {
+namespace {
+
+void expect_at_least(const char* key, int64_t found, int64_t least) {
+  if (found < least)
+    throw UsageError(fmt::format("{}: expected at least {}, found {}", key, least, found));
+}
+
+void expect(bool holds, const char* key, const char* expected, double found) {
+  if (!holds || !std::isfinite(found))
+    throw UsageError(fmt::format("{}: expected {}, found {}", key, expected, found));
+}
+
+void expect_positive(const char* key, double found) {
+  expect(found > 0, key, "a positive number", found);
+}
+
+void expect_not_negative(const char* key, double found) {
+  expect(found >= 0, key, "0 or a positive number", found);
+}
+
+}  // namespace
+
+void expect_valid(const TrainConfig& t) {
+  expect_at_least("train.epochs", t.epochs, 1);
+  expect_at_least("train.batch", t.batch, 1);
+  if (t.burn_in < 0 || t.burn_in > t.epochs)
+    throw UsageError(fmt::format("train.burn_in: expected 0 ... train.epochs = {}, found {}",
+                                 t.epochs, t.burn_in));
+  expect_at_least("train.test_samples", t.test_samples, 1);
+  expect_at_least("train.evaluation_batch", t.evaluation_batch, 1);
+  expect_positive("train.burn_in_lr", t.burn_in_lr);
+  expect_not_negative("train.burn_in_decay", t.burn_in_decay);
+  expect_positive("train.lr", t.lr);
+  expect_not_negative("train.lr_end", t.lr_end);
+
+  const auto& r = t.refresh;
+  expect_at_least("train.refresh.every", r.every, 1);
+  expect_at_least("train.refresh.samples", r.samples, 0);
+  expect_at_least("train.refresh.draws", r.draws, 1);
+  expect_at_least("train.refresh.checks_every", r.checks_every, 1);
+  expect_at_least("train.refresh.check_samples", r.check_samples, 0);
+  expect_at_least("train.refresh.check_draws", r.check_draws, 1);
+  expect_at_least("train.refresh.final_samples", r.final_samples, 0);
+  expect_at_least("train.refresh.final_draws", r.final_draws, 1);
+
+  const auto& k = t.kfac;
+  expect_positive("train.kfac.lr", k.lr);
+  expect(k.momentum >= 0 && k.momentum < 1, "train.kfac.momentum", "0 or more and below 1",
+         k.momentum);
+  expect_positive("train.kfac.clip", k.clip);
+  expect(k.average >= 0 && k.average <= 1, "train.kfac.average", "a part of 1", k.average);
+  expect_not_negative("train.kfac.damping_min", k.damping_min);
+  expect(k.damping_max >= k.damping_min, "train.kfac.damping_max", "damping_min or more",
+         k.damping_max);
+  expect_not_negative("train.kfac.damping", k.damping);
+  expect(k.damping_factor > 0 && k.damping_factor <= 1, "train.kfac.damping_factor",
+         "above 0 and at most 1", k.damping_factor);
+  expect_at_least("train.kfac.damping_every", k.damping_every, 0);
+}
+
+void expect_valid(const PriorUpdateConfig& p) {
+  expect_positive("prior.lean", p.lean);
+  expect_positive("prior.trust", p.trust);
+  expect(p.ramp > 0 && p.ramp <= 1, "prior.ramp", "above 0 and at most 1", p.ramp);
+  expect_positive("prior.fitted", p.fitted);
+  expect_at_least("prior.hold", p.hold, 0);
+  expect_at_least("prior.settle", p.settle, 0);
+}
+
+}  // namespace evariste

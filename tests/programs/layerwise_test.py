@@ -1,0 +1,423 @@
+"""The experiment `layerwise` as its users meet it: what a run leaves, resuming bit for bit after kills
+and signals, refusing wrong configurations in one sentence, full disks, damaged data.
+
+    python tests/programs/layerwise_test.py --layerwise build/bin/layerwise [--kills 4] [names...]
+
+A run here is 300 images, a network with widths below 300, both tasks and the control map: about a
+second of one core. Random instants come from --random-seed, which every failure prints.
+"""
+
+import argparse
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import tomllib
+import unittest
+from pathlib import Path
+
+import h5py
+import numpy as np
+
+USAGE, IO = 2, 4
+INTERNALS = ("c10", "at::", "Exception raised", "terminate", "Traceback", "internal error", "toml::")
+DATA = Path(__file__).resolve().parents[2] / "data"
+FOLDERS = ("digit-quick-seed1", "quadrant-quick-seed1")
+NOBODY = 65534
+
+CONFIG = """report = false
+controls = ["map"]
+[data]
+train = 300
+test = 200
+[train]
+epochs = 5
+batch = 25
+burn_in = 1
+test_samples = 200
+evaluation_batch = 100
+[train.refresh]
+samples = 300
+check_samples = 100
+check_draws = 2
+checks_every = 2
+final_fisher = "sketch"
+[train.kfac]
+damping = 20
+[prior]
+hold = 0
+settle = 1
+ramp = 1.0
+[network]
+input = [1, 32, 32]
+layer = [
+  { type = "avgpool", kernel = 2 },
+  { type = "sum", of = [
+    { type = "conv", out = 4, kernel = 3, stride = 4, padding = 1, padding_mode = "circular" },
+    { type = "fc", out = 4, stride = 4 } ] },
+  { type = "relu" },
+  { type = "sum", of = [
+    { type = "conv", out = 8, kernel = 3, stride = 2, padding = 1, padding_mode = "circular" },
+    { type = "fc", out = 8, stride = 2 } ] },
+  { type = "relu" },
+  { type = "flatten" },
+  { type = "linear", out = "classes" },
+]
+"""
+
+args = argparse.Namespace()
+scratch = reference = Path()
+reference_seconds = 0.0
+
+
+def environment():
+    return {**os.environ, "OMP_NUM_THREADS": "1"}
+
+
+def words(*flags, out, config=None):
+    return [str(args.layerwise), "--config", str(config or scratch / "small.toml"), "--out", str(out),
+            "--threads", "1", *map(str, flags)]
+
+
+def run(*flags, out, config=None, prefix=(), timeout=900):
+    return subprocess.run([*prefix, *words(*flags, out=out, config=config)], capture_output=True,
+                          text=True, env=environment(), cwd=scratch, check=False, timeout=timeout)
+
+
+def start(*flags, out):
+    return subprocess.Popen(words(*flags, out=out), stdout=subprocess.DEVNULL,
+                            stderr=subprocess.PIPE, text=True, env=environment(), cwd=scratch)
+
+
+def inode(path):
+    try:
+        return path.stat().st_ino
+    except FileNotFoundError:
+        return None
+
+
+def wait_for_new(path, process, deadline=900):
+    """Until `path` is replaced (every write is a new file) or the process ends."""
+    before, end = inode(path), time.monotonic() + deadline
+    while inode(path) == before and process.poll() is None:
+        assert time.monotonic() < end, f"{path} is not replaced"
+        time.sleep(0.001)
+
+
+def record(folder):
+    """Every dataset of run.h5 but the clock's, as bytes with its type."""
+    content = {}
+
+    def visit(name, item):
+        if isinstance(item, h5py.Dataset) and not name.endswith("wall_seconds"):
+            value = item[()]
+            content[name] = (item.shape, value.tolist() if value.dtype == object else
+                             (str(value.dtype), value.tobytes()))
+
+    with h5py.File(folder / "run.h5") as file:
+        file.visititems(visit)
+    return content
+
+
+def status(folder):
+    with h5py.File(folder / "run.h5") as file:
+        value = file.attrs["status"]
+        return value.decode() if isinstance(value, bytes) else str(value)
+
+
+def setUpModule():
+    global scratch, reference, reference_seconds  # pylint: disable=global-statement
+    scratch = Path(tempfile.mkdtemp(prefix="evariste-layerwise-"))
+    scratch.chmod(0o755)  # for the tests that run as nobody
+    (scratch / "small.toml").write_text(CONFIG, encoding="utf-8")
+    reference = scratch / "reference"
+    begin = time.monotonic()
+    done = run("--json", out=reference)
+    reference_seconds = time.monotonic() - begin
+    assert done.returncode == 0, done.stderr
+    (scratch / "reference.json").write_text(done.stdout, encoding="utf-8")
+
+
+def tearDownModule():
+    shutil.rmtree(scratch)
+
+
+class Case(unittest.TestCase):
+    def setUp(self):
+        self.out = scratch / self.id().rsplit(".", maxsplit=1)[-1]
+
+    def refused(self, done, code, *expected):
+        """One sentence on stderr with the expected words, nothing on stdout."""
+        self.assertEqual(done.returncode, code, done.stderr)
+        self.assertEqual(done.stdout, "")
+        lines = done.stderr.strip().splitlines()
+        self.assertTrue(lines and lines[-1].startswith("error: "), done.stderr)
+        for word in expected:
+            self.assertIn(word, lines[-1])
+        for word in INTERNALS:
+            self.assertNotIn(word, done.stderr)
+        return lines
+
+    def same_as_reference(self, out, folders=FOLDERS):
+        for name in folders:
+            expected, found = record(reference / name), record(out / name)
+            self.assertEqual(set(found), set(expected))
+            for path, value in expected.items():
+                self.assertEqual(found[path], value,
+                                 f"{name}:{path} differs, --random-seed {args.random_seed}")
+            for weights in ("weights.safetensors", "weights-map.safetensors"):
+                self.assertEqual((out / name / weights).read_bytes(),
+                                 (reference / name / weights).read_bytes(), f"{name}/{weights}")
+
+
+class Finished(Case):
+    def test_leaves_the_record_the_state_the_log_and_the_configuration(self):
+        for name in FOLDERS:
+            for file in ("run.h5", "state.pt", "config.toml", "run.log", "weights.safetensors"):
+                self.assertTrue((reference / name / file).is_file(), file)
+            self.assertEqual(status(reference / name), "finished")
+            with h5py.File(reference / name / "run.h5") as file:
+                self.assertEqual(list(file["trace/epoch"][()]), [1, 2, 3, 4, 5])
+                np.testing.assert_allclose(file["pathways/share_variance"][()].sum(axis=2), 1)
+                evidence = file["trace/log_evidence"][()]
+                self.assertTrue(np.isnan(evidence[0]) and np.isfinite(evidence[1:]).all())
+                precision = file["blocks/prior_precision"][()]
+                self.assertTrue((precision[-1] != precision[1]).all(), "the evidence moves priors")
+                fixed = file["controls/map/blocks/prior_precision"][()]
+                self.assertTrue((fixed[-1] == fixed[1]).all(), "map holds them")
+                self.assertTrue((file["pathways/share_variance_map"][()] ==
+                                 file["controls/map/pathways/share_variance"][()]).all())
+        self.assertTrue((reference / "summary-quick.md").is_file())
+
+    def test_json_prints_exactly_one_object(self):
+        table = json.loads((scratch / "reference.json").read_text(encoding="utf-8"))
+        self.assertEqual(set(table), {"digit", "quadrant"})
+        self.assertIn("evidence/accuracy", table["digit"])
+        self.assertIn("map/nll", table["quadrant"])
+
+    def test_is_not_overwritten_but_by_force(self):
+        before = {p: p.read_bytes() for p in reference.rglob("*") if p.is_file()}
+        self.refused(run(out=reference), USAGE, FOLDERS[0], "--force", "--resume", "--out")
+        begin = time.monotonic()
+        done = run("--resume", out=reference)
+        self.assertLess(time.monotonic() - begin, max(1, 0.5 * reference_seconds))
+        self.assertEqual(done.returncode, 0, done.stderr)
+        for word in ("digit-MNIST", "quadrant-MNIST", "FC+CONV", "run.h5"):
+            self.assertIn(word, done.stdout)
+        self.assertEqual(before, {p: p.read_bytes() for p in reference.rglob("*") if p.is_file()})
+        shutil.copytree(reference, self.out)
+        old = inode(self.out / FOLDERS[0] / "run.h5")
+        self.assertEqual(run("--force", out=self.out).returncode, 0)
+        self.assertNotEqual(old, inode(self.out / FOLDERS[0] / "run.h5"))
+        self.same_as_reference(self.out)
+
+    def test_its_configuration_repeats_it(self):
+        for name in FOLDERS:
+            config = reference / name / "config.toml"
+            done = run(out=self.out, config=config)
+            self.assertEqual(done.returncode, 0, done.stderr)
+            self.assertEqual((self.out / name / "config.toml").read_bytes(), config.read_bytes())
+        self.same_as_reference(self.out)
+
+    def test_another_configuration_is_not_resumed(self):
+        self.refused(run("--resume", "--set", "train.epochs=6", out=reference), USAGE, FOLDERS[0],
+                     "another configuration", "--force")
+
+    def test_dry_run_prints_the_configuration_and_writes_nothing(self):
+        done = run("--dry-run", "--set", "train.epochs=7", out=self.out)
+        self.assertEqual(done.returncode, 0, done.stderr)
+        config = tomllib.loads(done.stdout)
+        self.assertEqual((config["train"]["epochs"], config["train"]["kfac"]["momentum"]), (7, 0.9))
+        self.assertRegex(done.stdout, r"predicted memory .* GB, time")
+        self.assertFalse(self.out.exists())
+
+
+class Interrupted(Case):
+    def test_killed_at_any_instant_goes_on_bit_for_bit(self):
+        draw = random.Random(args.random_seed)
+        interrupted = 0
+        for kill in range(args.kills):
+            process = start("--resume", out=self.out)
+            if kill % 2:  # between the record and the state, which follows it
+                epochs = draw.randrange(1, 6)
+                for _ in range(epochs):
+                    wait_for_new(self.out / FOLDERS[kill // 2 % 2] / "run.h5", process)
+            else:
+                try:
+                    process.wait(draw.uniform(0.1, 0.6) * reference_seconds)
+                except subprocess.TimeoutExpired:
+                    pass
+            process.kill()
+            interrupted += process.wait() == -signal.SIGKILL
+            process.stderr.close()
+        self.assertGreater(interrupted, 0)
+        done = run("--resume", out=self.out)
+        self.assertEqual(done.returncode, 0, f"{done.stderr} --random-seed {args.random_seed}")
+        self.same_as_reference(self.out)
+        self.assertEqual([p for p in self.out.rglob("*.tmp")], [], "temporary files stay behind")
+
+    def signalled(self, number, code):
+        process = start(out=self.out)
+        wait_for_new(self.out / FOLDERS[0] / "state.pt", process)
+        process.send_signal(number)
+        error = process.communicate(timeout=900)[1]
+        self.assertEqual(process.returncode, code, error)
+        self.assertEqual(status(self.out / FOLDERS[0]), "interrupted")
+        self.refused(run(out=self.out), USAGE, "unfinished", "--resume")
+        done = run("--resume", out=self.out)
+        self.assertEqual(done.returncode, 0, done.stderr)
+        self.assertIn("resumed after epoch", (self.out / FOLDERS[0] / "run.log").read_text())
+        self.assertEqual(status(self.out / FOLDERS[0]), "finished")
+        self.same_as_reference(self.out)
+
+    def test_ctrl_c_saves_and_ends_with_130(self):
+        self.signalled(signal.SIGINT, 130)
+
+    def test_terminated_saves_and_ends_with_143(self):
+        self.signalled(signal.SIGTERM, 143)
+
+    def test_a_reader_that_keeps_the_record_open_disturbs_nothing(self):
+        process = start(out=self.out)
+        wait_for_new(self.out / FOLDERS[0] / "run.h5", process)
+        with h5py.File(self.out / FOLDERS[0] / "run.h5") as file:
+            self.assertEqual(file.attrs["status"], "running")
+            seen = file["controls/map/trace/train_loss"][()]
+            error = process.communicate(timeout=900)[1]
+            self.assertEqual(process.returncode, 0, error)
+            np.testing.assert_array_equal(file["controls/map/trace/train_loss"][()], seen)
+        self.same_as_reference(self.out)
+
+    def test_damaged_state_is_an_io_error_that_names_it(self):
+        shutil.copytree(reference, self.out)
+        state = self.out / FOLDERS[1] / "state.pt"
+        state.write_bytes(state.read_bytes()[:-100])
+        self.refused(run("--resume", out=self.out), IO, "state.pt", "damaged")
+
+
+class Surroundings(Case):
+    def test_full_disk_is_an_io_error_and_the_run_can_go_on(self):
+        self.out.mkdir()
+        mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "none", str(self.out)],
+                                 capture_output=True, check=False)
+        if mounted.returncode != 0:
+            self.skipTest("mounting a small disk takes root")
+        try:
+            ballast = self.out / "ballast"
+            ballast.write_bytes(b"x" * 850_000)
+            lines = self.refused(run(out=self.out), IO, str(self.out), "No space left")
+            self.assertEqual(len([line for line in lines if line.startswith("error")]), 1)
+            ballast.unlink()
+            done = run("--resume", out=self.out)
+            self.assertEqual(done.returncode, 0, done.stderr)
+            self.same_as_reference(self.out)
+        finally:
+            subprocess.run(["umount", str(self.out)], check=True)
+
+    def test_folder_that_may_not_be_written_is_an_io_error(self):
+        prefix = ()
+        if os.geteuid() == 0:
+            prefix = ("setpriv", f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups")
+            if shutil.which("setpriv") is None or subprocess.run(
+                    [*prefix, str(args.layerwise), "--version"], capture_output=True,
+                    check=False).returncode != 0:
+                self.skipTest("nobody cannot run the program here")
+        self.out.mkdir(mode=0o555)
+        self.refused(run(out=self.out, prefix=prefix), IO, str(self.out), "ermission")
+        if os.geteuid() == 0:  # a finished run of somebody else
+            self.refused(run("--force", out=reference, prefix=prefix), IO, FOLDERS[0], "ermission")
+
+    def test_damaged_images_are_an_io_error_that_names_the_file(self):
+        name = "t10k-labels-idx1-ubyte.gz"
+        content = (DATA / "mnist" / name).read_bytes()
+        changed = bytearray(content)
+        changed[4] ^= 1  # the time stamp of the gzip header: same labels, another file
+        for what, damaged in (("truncated", content[:-1000]), ("checksum", bytes(changed))):
+            with self.subTest(what):
+                root = scratch / what
+                shutil.copytree(DATA / "mnist", root / "mnist")
+                (root / "mnist" / name).write_bytes(damaged)
+                self.refused(run("--data-root", root, out=self.out), IO, name)
+                self.assertFalse(self.out.exists())
+
+    def test_missing_images_say_how_to_get_them(self):
+        self.refused(run("--data-root", scratch / "nowhere", out=self.out), USAGE, "nowhere/mnist",
+                     "fetch", "--data-root")
+
+
+WRONG = [  # --set, words of the message
+    ("sede=3", "sede", '"seed"'), ("train.epoch=3", "train.epoch", '"train.epochs"'),
+    ("train.kfac.dampin=3", '"train.kfac.damping"'), ("data.trian=3", '"data.train"'),
+    ("train.refresh.evry=3", '"train.refresh.every"'), ("prior.hld=3", '"prior.hold"'),
+    ("prior.type='isotropic-gausian'", "prior.type", '"isotropic-gaussian"'),
+    ("prior.init=macthed", "prior.init", '"matched"'), ("prior.rate=1", "prior.rate"),
+    ("prior.update=newtn", "prior.update", '"newton"'), ("prior.share=blok", '"block"'),
+    ("train.optimiser=kfacc", "train.optimiser", '"kfac"'),
+    ("train.refresh.fisher=exactt", "train.refresh.fisher", '"exact"'),
+    ("train.epochs=many", "train.epochs", "an integer", '"many"'), ("train.lr=nan", "train.lr"),
+    ("report=no", "report", "true or false"), ("tasks=digit", "tasks", "an array"),
+    ("tasks=['digits']", "tasks", '"digits"', '"digit"'), ("tasks=[]", "tasks"),
+    ("tasks=['digit', 'digit']", "tasks", "twice"), ("seeds=0", "seeds", "at least 1"),
+    ("controls=['mapp']", "controls", '"mapp"', '"map"'), ("control_seeds=-1", "control_seeds"),
+    ("data.train=0", "data.train", "60000"), ("data.train=60001", "data.train", "60000"),
+    ("data.test=0", "data.test"), ("data.set=mnis", "mnis", '"mnist"'),
+    ("train.epochs=0", "train.epochs", "at least 1"), ("train.burn_in=6", "train.burn_in", "5"),
+    ("train.batch=0", "train.batch", "at least 1"), ("train.batch=301", "train.batch", "300"),
+    ("train.evaluation_batch=0", "train.evaluation_batch"), ("train.lr=-1", "train.lr", "-1"),
+    ("train.test_samples=0", "train.test_samples"), ("train.refresh.every=0", "train.refresh.every"),
+    ("train.refresh.checks_every=0", "checks_every"), ("train.refresh.draws=0", "refresh.draws"),
+    ("train.refresh.final_draws=0", "final_draws"), ("train.refresh.samples=-1", "refresh.samples"),
+    ("train.refresh.samples=2", "train.refresh.samples", "inputs"),
+    ("train.kfac.lr=0", "kfac.lr"), ("train.kfac.momentum=1.5", "kfac.momentum", "1.5"),
+    ("train.kfac.clip=-1", "kfac.clip"), ("train.kfac.average=2", "kfac.average"),
+    ("train.kfac.damping=-5", "kfac.damping"), ("train.kfac.damping_factor=0", "damping_factor"),
+    ("prior.lean=0", "prior.lean", "positive"), ("prior.trust=-1", "prior.trust"),
+    ("prior.ramp=2", "prior.ramp"), ("prior.hold=-1", "prior.hold"),
+    ("network.input=[3, 32, 32]", "network.input", "[1, 32, 32]", "[3, 32, 32]"),
+    ("network.inputs=[1]", "inputs", '"input"'), ("network.layer=[]", "layer", "at least one"),
+    ("network.layer=[{type='lineer', out='classes'}]", "layer[0]", "lineer", '"linear"'),
+    ("network.layer=[{type='flatten'}, {type='linear', out=10, bais=true}]", "layer[1]", '"bias"'),
+    ("network.layer=[{type='flatten'}, {type='linear', out='clases'}]", "layer[1]", '"classes"'),
+    ("network.layer=[{type='flatten'}, {type='linear', out=3}]", "label", "3"),
+    ("train.epochs.x=1", "train.epochs"), ("train", "KEY=VALUE"),
+]
+
+
+ONLY_FC = ("network.layer=[{type='sum', of=[{type='fc', out=1, stride=4}]}, {type='flatten'}, "
+           "{type='linear', out='classes'}]")
+
+
+class Wrong(Case):
+    def test_keys_and_values_are_refused_with_the_nearest_name(self):
+        for setting, *expected in WRONG:
+            with self.subTest(setting):
+                lines = self.refused(run("--set", setting, "--quiet", out=self.out), USAGE, *expected)
+                self.assertEqual(len(lines), 1)
+
+    def test_flags_and_files_are_refused(self):
+        (scratch / "bad.toml").write_text("seed = 1\n[train\nepochs = 3\n", encoding="utf-8")
+        for flags, *expected in ((["--preset", "quik"], '"quick"'), (["--resum"], "--resume"),
+                                 (["--set", "controls=['conv']", "--set", ONLY_FC], "conv", "pathway"),
+                                 (["--device", "cuda"], "--device", "cpu"),
+                                 (["--resume", "--force"], "--resume", "--force"),
+                                 (["--config", "none.toml"], "none.toml"),
+                                 (["--config", "bad.toml"], "bad.toml:2"),
+                                 (["--seed", "one"], "--seed", "one")):
+            with self.subTest(" ".join(flags)):
+                lines = self.refused(run(*flags, "--quiet", out=self.out), USAGE, *expected)
+                self.assertEqual(len(lines), 1)
+        self.assertFalse(self.out.exists())
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__.split("\n", maxsplit=1)[0])
+    parser.add_argument("--layerwise", required=True, type=Path, help="build/bin/layerwise")
+    parser.add_argument("--kills", type=int, default=4)
+    parser.add_argument("--random-seed", type=int, default=random.SystemRandom().randrange(10**6))
+    args, names = parser.parse_known_args()
+    args.layerwise = args.layerwise.resolve()
+    unittest.main(argv=[sys.argv[0], *names])

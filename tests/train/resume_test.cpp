@@ -1,0 +1,98 @@
+// A training that is saved and loaded after every epoch is the same training, bit for bit.
+#include "tests/catch.h"
+
+#include "core/error.h"
+#include "tests/io/temporary_folder.h"
+#include "tests/train/small_training.h"
+
+using namespace evariste;
+
+namespace {
+
+/// Every number of a record, NaN where there is none.
+std::vector<double> numbers(const EpochRecord& r) {
+  std::vector<double> out = {static_cast<double>(r.epoch), r.train_loss, r.train_accuracy,
+                             r.test_accuracy, r.test_nll, r.learning_rate, r.damping,
+                             r.prior_factor, r.evidence ? 1.0 : 0.0, r.checks ? 1.0 : 0.0};
+  if (r.evidence) {
+    out.insert(out.end(), {r.evidence->log_evidence, r.evidence->log_likelihood});
+    for (const auto& b : r.evidence->blocks)
+      out.insert(out.end(), {b.prior_precision, b.effective_dimension, b.squared_norm});
+  }
+  if (r.checks) out.insert(out.end(), {r.checks->newton_decrement, r.checks->linearised_gap});
+  for (const auto* shares : {&r.shares_variance, &r.shares_effective})
+    for (const auto& layer : *shares) out.insert(out.end(), layer.begin(), layer.end());
+  return out;
+}
+
+void expect_same(const State& a, const State& b) {
+  REQUIRE(a.size() == b.size());
+  for (const auto& [name, tensor] : a) {
+    CAPTURE(name);
+    REQUIRE(b.count(name) == 1);
+    CHECK(torch::equal(tensor, b.at(name)));
+  }
+}
+
+}  // namespace
+
+TEST_CASE("saving and loading after every epoch changes no bit", "[train][resume]") {
+  using Case = std::tuple<const char*, int64_t, const char*>;
+  const auto [optimiser, every, update] =
+      GENERATE(Case{"kfac", 1, "newton"}, Case{"kfac", 2, "newton"}, Case{"kfac", 2, "adam"},
+               Case{"kfac", 1, "adam"}, Case{"sgd", 1, "newton"}, Case{"sgd", 2, "adam"},
+               Case{"adam", 1, "adam"}, Case{"adam", 2, "newton"}, Case{"kfac", 4, "none"});
+  CAPTURE(optimiser, every, update);
+  SmallTraining small;
+  small.train.optimiser = optimiser;
+  small.train.refresh.every = every;
+  small.prior.update = update;
+  const TemporaryFolder folder;
+  const auto straight = small.make();
+  auto resumed = small.make();
+  while (!straight->is_done()) {
+    const auto expected = numbers(straight->run_epoch());
+    const auto found = numbers(resumed->run_epoch());
+    CHECK(found == expected);
+    save_state(folder / "state.pt", resumed->state());
+    resumed = small.make();
+    resumed->set_state(load_state(folder / "state.pt"));
+  }
+  CHECK(resumed->is_done());
+  expect_same(resumed->state(), straight->state());
+  const auto a = straight->outcome(), b = resumed->outcome();
+  CHECK(a.evidence.log_evidence == b.evidence.log_evidence);
+  CHECK(a.checks.linearised_gap == b.checks.linearised_gap);
+  CHECK(a.log_precisions == b.log_precisions);
+  CHECK(a.test.nll == b.test.nll);
+}
+
+TEST_CASE("a training resumes into a recovery as it would have gone through it",
+          "[train][resume]") {
+  SmallTraining small;
+  small.train.refresh.every = GENERATE(1, 2);
+  small.prior.update = GENERATE("newton", "adam");
+  const auto spoil = [](Trainer& trainer) {
+    torch::NoGradGuard no_grad;
+    trainer.network().named_parameters()["3.weight"].fill_(
+        std::numeric_limits<double>::quiet_NaN());
+  };
+  const auto straight = small.make();
+  for (int epoch = 0; epoch < 4; ++epoch) straight->run_epoch();
+  const auto resumed = small.make();
+  resumed->set_state(straight->state());
+  for (auto* trainer : {straight.get(), resumed.get()}) spoil(*trainer);
+  while (!straight->is_done()) CHECK(numbers(resumed->run_epoch()) == numbers(straight->run_epoch()));
+  expect_same(resumed->state(), straight->state());
+}
+
+TEST_CASE("the state of another configuration is refused by the name that it lacks",
+          "[train][resume]") {
+  SmallTraining small;
+  const auto trainer = small.make();
+  trainer->run_epoch();
+  auto state = trainer->state();
+  state.erase("weight.3.bias");
+  CHECK_THROWS_AS(small.make()->set_state(state), IoError);
+  CHECK_THROWS_WITH(small.make()->set_state(state), Contains("weight.3.bias"));
+}

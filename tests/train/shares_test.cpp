@@ -1,0 +1,85 @@
+// Shares of pathways against variances that are known.
+#include "tests/catch.h"
+
+#include "tests/nn/layer_examples.h"
+#include "train/shares.h"
+
+using namespace evariste;
+
+namespace {
+
+/// 3 x and x + 100 of one channel, then a residual block that holds another sum.
+std::shared_ptr<Network> known_network() {
+  const auto network = network_of(
+      "input = [1, 2, 2]\nlayer = [{ type = 'sum', of = ["
+      "{ type = 'conv', out = 1, kernel = 1 }, { type = 'conv', out = 1, kernel = 1 }] },"
+      "{ type = 'residual', layer = [{ type = 'sum', of = ["
+      "{ type = 'conv', out = 1, kernel = 1 }, { type = 'conv', out = 1, kernel = 1 },"
+      "[{ type = 'conv', out = 1, kernel = 1 }, { type = 'conv', out = 1, kernel = 1 }]] }] },"
+      "{ type = 'flatten' }, { type = 'linear', out = 3 }]");
+  network->to(torch::kFloat64);
+  torch::NoGradGuard no_grad;
+  for (auto* block : named_blocks(*network)) block->weight().zero_();
+  auto parameters = network->named_parameters();
+  parameters["0.0.weight"].fill_(3);
+  parameters["0.1.weight"].fill_(1);
+  parameters["0.1.bias"].fill_(100);
+  return network;
+}
+
+}  // namespace
+
+TEST_CASE("sums are found in order, wherever they stand", "[shares]") {
+  const auto network = known_network();
+  const auto layers = pathway_layers(*network);
+  REQUIRE(layers.size() == 2);
+  CHECK(layers[0].name == "0");
+  CHECK(layers[0].paths == std::vector<std::string>{"0.0", "0.1"});
+  CHECK(layers[1].name == "1.0");
+  REQUIRE(layers[1].blocks.size() == 3);
+  REQUIRE(layers[1].blocks[2].size() == 2);
+  CHECK(layers[0].blocks[1].at(0)->name == "0.1.weight");
+}
+
+TEST_CASE("the variance share of a pathway is that of its own output", "[shares]") {
+  const auto network = known_network();
+  const auto layers = pathway_layers(*network);
+  const auto x = random_tensor({40, 1, 2, 2}, 1);
+  for (const int64_t batch : {40, 7, 1}) {
+    const auto shares = variance_shares(*network, layers, x, batch);
+    REQUIRE(shares.size() == 2);
+    // 9 Var x and 1 Var x: a constant adds no variance.
+    CHECK(shares[0][0] == Approx(0.9).epsilon(1e-9));
+    CHECK(shares[0][1] == Approx(0.1).epsilon(1e-9));
+    // Silent pathways share alike.
+    for (const double share : shares[1]) CHECK(share == Approx(1.0 / 3));
+  }
+  torch::NoGradGuard no_grad;
+  network->named_parameters()["0.1.weight"].zero_();
+  const auto shares = variance_shares(*network, layers, x, 40);
+  CHECK(shares[0][0] == Approx(1.0));
+  CHECK(shares[0][1] == Approx(0.0).margin(1e-12));
+}
+
+TEST_CASE("the effective share compares the mean gamma/P of the pathways' weights", "[shares]") {
+  const auto network = known_network();
+  const auto layers = pathway_layers(*network);
+  Evidence evidence;
+  const std::map<std::string, std::pair<int64_t, double>> effective = {
+      {"0.0.weight", {10, 6.0}},  {"0.1.weight", {100, 20.0}},   {"0.0.bias", {1, 1.0}},
+      {"1.0.0.weight", {4, 1.0}}, {"1.0.1.weight", {4, 0.0}},    {"1.0.2.0.weight", {2, 1.0}},
+      {"1.0.2.1.weight", {8, 4.0}}};
+  for (const auto& [name, numbers] : effective) {
+    BlockEvidence block;
+    block.name = name;
+    block.parameters = numbers.first;
+    block.effective_dimension = numbers.second;
+    evidence.blocks.push_back(block);
+  }
+  const auto shares = effective_shares(evidence, layers);
+  CHECK(shares[0][0] == Approx(0.6 / 0.8));
+  CHECK(shares[0][1] == Approx(0.2 / 0.8));
+  CHECK(shares[1][0] == Approx(0.25 / 0.75));
+  CHECK(shares[1][1] == Approx(0.0).margin(1e-15));
+  CHECK(shares[1][2] == Approx(0.5 / 0.75));  // mean of 1/2 and 4/8
+}

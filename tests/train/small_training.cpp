@@ -1,0 +1,48 @@
+#include "tests/train/small_training.h"
+
+namespace evariste {
+
+Samples pattern_images(int64_t n, uint64_t seed) {
+  const auto patterns = random_tensor({3, 1, 6, 6}, 11);
+  const auto y = torch::arange(n).remainder(3);
+  return {patterns.index_select(0, y) + 0.8 * random_tensor({n, 1, 6, 6}, seed), y, 0};
+}
+
+SmallTraining::SmallTraining()
+    : data(pattern_images(60, 12)),
+      test(pattern_images(30, 13)),
+      log_({.stream = &log_stream_, .is_terminal = false}) {
+  train.epochs = 6;
+  train.batch = 10;
+  train.burn_in = 1;
+  train.refresh.samples = 60;
+  train.refresh.check_samples = 30;
+  train.refresh.check_draws = 2;
+  train.refresh.checks_every = 2;
+  train.kfac.damping = 10;
+  train.kfac.damping_every = 2;
+  prior.hold = 0;
+  prior.ramp = 1;
+  prior.settle = 1;
+}
+
+std::unique_ptr<Trainer> SmallTraining::make() {
+  const auto network = network_of(
+      "input = [1, 6, 6]\nlayer = [{ type = 'sum', of = ["
+      "{ type = 'conv', out = 2, kernel = 3, stride = 2, padding = 1 },"
+      "{ type = 'fc', out = 2, stride = 2 }] }, { type = 'relu' },"
+      "{ type = 'flatten' }, { type = 'linear', out = 3 }]");
+  network->to(torch::kFloat64);
+  initialise(*network, Stream(1).split("init"), prior.lean);
+  return std::make_unique<Trainer>(network, std::make_shared<Softmax>(), data, test, train, prior,
+                                   prior_keys, Stream(1).split("train"), log_);
+}
+
+std::vector<double> log_precisions(const Trainer& trainer) {
+  std::vector<double> out;
+  for (const auto& prior : trainer.priors())
+    out.push_back(prior.precision(torch::zeros({1, 1, 1}, torch::kFloat64)).log().item<double>());
+  return out;
+}
+
+}  // namespace evariste

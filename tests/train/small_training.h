@@ -1,0 +1,35 @@
+// A training small enough to repeat many times in a second: 60 images in three classes, a sum of two
+// pathways and a linear layer, float64.
+#pragma once
+
+#include <sstream>
+
+#include "tests/nn/layer_examples.h"
+#include "train/trainer.h"
+
+namespace evariste {
+
+struct SmallTraining {
+  TrainConfig train;
+  PriorUpdateConfig prior;
+  toml::table prior_keys = toml::parse("type = 'isotropic-gaussian'");
+
+  SmallTraining();
+  /// A fresh network from the same streams each time, and its trainer.
+  std::unique_ptr<Trainer> make();
+  /// The data that make() gives: handles, so that writing to x reaches the trainers made before.
+  Samples data, test;
+  std::string log_text() const { return log_stream_.str(); }
+
+ private:
+  std::ostringstream log_stream_;
+  Log log_;
+};
+
+/// Images [n, 1, 6, 6] of three classes, each a pattern of its own plus noise.
+Samples pattern_images(int64_t n, uint64_t seed);
+
+/// log precision of each block's prior.
+std::vector<double> log_precisions(const Trainer& trainer);
+
+}  // namespace evariste
