@@ -66,7 +66,8 @@ class DifferenceLinear : public ev::LinearMap {
 int main() {
   torch::manual_seed(0);
   torch::set_default_dtype(caffe2::TypeMeta::Make<double>());
-  ev::Sequential network;
+  const auto net = std::make_shared<ev::Sequential>();  // modules live in shared pointers
+  auto& network = *net;
   network.append(std::make_shared<DifferenceLinear>(6, 5));
   network.append(std::make_shared<ev::Activation>("tanh"));
   network.append(std::make_shared<ev::Linear>(5, 3));

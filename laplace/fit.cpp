@@ -151,10 +151,15 @@ void expect_defined(const std::vector<const Block*>& blocks, const CurvatureOpti
   if (options.bias != BiasCurvature::kExpand || options.structure != Structure::kKron) return;
   if (options.sharing == Sharing::kReduce)
     throw UsageError("bias = expand cannot be combined with sharing = reduce: use bias = exact");
-  for (const auto* block : blocks)
-    if (block->value().size(0) > 1)
+  for (const auto* block : blocks) {
+    // A bias that stacks the groups (grouped convolution) couples what the weight's blocks keep
+    // apart; one that all groups share (factored layers) has them as its positions.
+    const auto value = block->value();
+    if (block->bias && value.size(0) > 1 &&
+        block->bias->parameters() == value.size(0) * value.size(1))
       throw UsageError(fmt::format(
           "{}: bias = expand is not defined for grouped maps: use bias = exact", block->name));
+  }
 }
 
 }  // namespace

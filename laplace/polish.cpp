@@ -78,15 +78,21 @@ std::vector<PolishStep> polish(Layer& network, const Likelihood& likelihood, con
     };
     const auto before = value();
     PolishStep result{before, 0};
-    double length = 1;
-    for (int i = 0; i < kHalvings && result.length == 0; ++i, length /= 2) {
+    const auto move = [&](double length) {
       for (size_t m = 0; m < blocks.size(); ++m)
         set_value(*blocks[m], start[m] + (length * direction[m]).to(start[m].scalar_type()));
+    };
+    double length = 1;
+    for (int i = 0; i < kHalvings; ++i, length /= 2) {
+      move(length);
       const auto after = value();
-      if (after < before) result = {after, length};
+      if (after < result.objective) {
+        result = {after, length};
+      } else if (result.length > 0) {
+        break;
+      }
     }
-    if (result.length == 0)
-      for (size_t m = 0; m < blocks.size(); ++m) set_value(*blocks[m], start[m]);
+    move(result.length);
     taken.push_back(result);
     if (result.length == 0) break;
   }

@@ -7,6 +7,10 @@
 namespace evariste {
 namespace {
 
+/// Per dimension. Not the rounding of the decomposition: the sums of a float32 network carry
+/// float32 rounding, whatever they are decomposed in.
+constexpr double kNegativeTolerance = 10 * 1.2e-7;
+
 struct Eigenpairs {
   Tensor values, vectors;
 };
@@ -39,10 +43,9 @@ Eigenpairs positive_eigenpairs(const Tensor& matrix, bool vectors, torch::Scalar
   }
   if (!pairs.values.defined())
     throw NumericalError(fmt::format("{}: the eigenvalues of the factor did not converge", what));
-  const double eps = arithmetic == torch::kFloat64 ? 2.2e-16 : 1.2e-7;
   const auto largest = pairs.values.abs().amax().item<double>();
   const auto smallest = pairs.values.min().item<double>();
-  if (smallest < -10 * eps * static_cast<double>(matrix.size(1)) * largest)
+  if (smallest < -kNegativeTolerance * static_cast<double>(matrix.size(1)) * largest)
     throw NumericalError(fmt::format("{}: the factor is indefinite, eigenvalues {:.3g} ... {:.3g}",
                                      what, smallest, largest));
   pairs.values = pairs.values.clamp_min(0).to(torch::kFloat64).contiguous();
@@ -65,7 +68,8 @@ void SymmetricFactor::decompose(bool vectors, torch::ScalarType arithmetic, std:
   if (matrix.defined()) {
     auto pairs = positive_eigenpairs(matrix, vectors, arithmetic, what);
     values = pairs.values;
-    basis = pairs.vectors;
+    // LAPACK's column order changes the rounding of products; saved and loaded it would be lost.
+    if (vectors) basis = pairs.vectors.contiguous();
     return;
   }
   auto pairs = positive_eigenpairs(rows.matmul(rows.transpose(1, 2)), vectors, arithmetic, what);

@@ -4,8 +4,9 @@ Each panel function takes axes and the runs (seeds) of one task and draws what t
 means over seeds with a dot per seed, curves one line per seed. Nothing is drawn where nothing is.
 """
 
-import matplotlib.pyplot as plt
+import matplotlib
 import numpy as np
+from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, PercentFormatter
@@ -87,7 +88,7 @@ def plot_shares(ax, runs):
 
 
 def plot_precisions(axes, runs):
-    """Per layer, the log prior precision of each pathway over epochs: the one that rises is pruned."""
+    """Per layer, the log prior precision of each pathway over epochs; dotted in the MAP control."""
     drawn = False
     for i, (ax, layer) in enumerate(zip(axes, runs[0].layers)):
         for run in runs:
@@ -266,12 +267,12 @@ def draw_legend(figure, runs):
 def draw_figure(runs):
     """One column per task, digit left and quadrant right; any number of seeds each."""
     tasks = by_task(runs)
-    with plt.rc_context(STYLE):
-        figure = plt.figure(figsize=(8.2 * len(tasks), 13))
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(8.2 * len(tasks), 13))
         grid = figure.add_gridspec(1, len(tasks), wspace=0.27, left=1.15 / (8.2 * len(tasks)),
                                    right=1 - 0.2 / (8.2 * len(tasks)), top=0.945, bottom=0.085)
         for cell, of_task in zip(grid, tasks.values()):
             draw_task(figure, cell, of_task)
         draw_legend(figure, runs)
-        figure.canvas.draw()  # tick labels are made under this style, not where it is shown
+        figure.draw_without_rendering()  # tick labels are made under this style, not where it is shown
     return figure

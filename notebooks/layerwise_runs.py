@@ -187,7 +187,7 @@ class Run:
 
 
 def read_run(folder):
-    """The run of a folder. The file is read at once, so a program that replaces it disturbs nothing."""
+    """The run of a folder, read at once: a program that replaces the file disturbs nothing."""
     folder = Path(folder)
     file = folder / "run.h5"
     if not file.is_file():

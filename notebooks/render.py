@@ -1,4 +1,4 @@
-"""Figures and reports of finished (or running) `layerwise` runs, from the notebook beside this file.
+"""Figures and reports of `layerwise` runs, finished or not, from the notebook beside this file.
 
     python notebooks/render.py --out OUT RUNFOLDER...
 
@@ -29,12 +29,22 @@ class RenderError(Exception):
 class Notebook:
     """Executes the notebook, one kernel for all reports: imports cost more than the plots."""
 
-    def __init__(self):
+    def __init__(self, scratch):
         import nbformat
-        from jupyter_client.manager import start_new_kernel
+        from jupyter_client.manager import KernelManager
 
         self.source = nbformat.read(NOTEBOOK, as_version=4)
-        self.manager, self.client = start_new_kernel(kernel_name="python3", cwd=NOTEBOOK.parent)
+        # Sockets of the file system: no port can be taken.
+        self.manager = KernelManager(kernel_name="python3", transport="ipc",
+                                     ip=str(scratch / "kernel"))
+        self.manager.start_kernel(cwd=str(NOTEBOOK.parent))
+        self.client = self.manager.client()
+        self.client.start_channels()
+        try:
+            self.client.wait_for_ready(timeout=CELL_TIMEOUT_SECONDS)
+        except RuntimeError as error:
+            self.__exit__()
+            raise RenderError(1, f"{NOTEBOOK}: its kernel does not start: {error}") from error
 
     def __enter__(self):
         return self
@@ -51,7 +61,8 @@ class Notebook:
         # Nothing of the report before may be left: all names go, as in a fresh kernel.
         self.client.execute_interactive(
             f"%reset -sf\nimport os\nos.environ['EVARISTE_RUN'] = {named!r}\ndel os",
-            timeout=CELL_TIMEOUT_SECONDS, store_history=False)
+            timeout=CELL_TIMEOUT_SECONDS, store_history=False,
+            output_hook=lambda message: None)
         executor = ExecutePreprocessor(timeout=CELL_TIMEOUT_SECONDS)
         try:
             resources = {"metadata": {"path": str(NOTEBOOK.parent)}}
@@ -71,7 +82,7 @@ def picture(executed):
 
 
 def page(executed, title):
-    """The report as one HTML file that needs nothing else; code stays where it is meant to be read."""
+    """The report as one HTML file that needs nothing else, code where it is meant to be read."""
     from nbconvert import HTMLExporter
     from traitlets.config import Config
 
@@ -96,7 +107,7 @@ def write(path, content):
         raise RenderError(4, f"{path}: cannot be written: {error.strerror}") from error
 
 
-def render(out, folders):
+def render(out, folders, scratch):
     from layerwise_runs import RunError, read_run
 
     for folder in folders:
@@ -108,7 +119,7 @@ def render(out, folders):
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise RenderError(4, f"{out}: cannot be made: {error.strerror}") from error
-    with Notebook() as notebook:
+    with Notebook(scratch) as notebook:
         for target, named in [(folder, [folder]) for folder in folders] + [(out, folders)]:
             executed = notebook.execute(named)
             title = "layerwise: " + ", ".join(folder.name for folder in named)
@@ -122,13 +133,14 @@ def main():
     parser.add_argument("folders", type=Path, nargs="+", metavar="RUNFOLDER")
     options = parser.parse_args()
     folders = list(dict.fromkeys(folder.resolve() for folder in options.folders))
-    # The kernel's files stay out of the user's home, and the environment's kernel comes first.
-    with tempfile.TemporaryDirectory(prefix="evariste-") as scratch:
+    # The kernel's files stay out of the user's home, and the environment's kernel comes first. The
+    # name of a socket may have about 100 characters: /tmp rather than a long TMPDIR.
+    with tempfile.TemporaryDirectory(prefix="evariste-", dir="/tmp") as scratch:
         os.environ.update(JUPYTER_RUNTIME_DIR=scratch, IPYTHONDIR=scratch, JUPYTER_NO_CONFIG="1",
                           JUPYTER_PREFER_ENV_PATH="1", JUPYTER_PLATFORM_DIRS="1",
                           PYDEVD_DISABLE_FILE_VALIDATION="1")
         try:
-            render(options.out.resolve(), folders)
+            render(options.out.resolve(), folders, Path(scratch))
         except RenderError as error:
             print(f"error: {error}", file=sys.stderr)
             return error.code

@@ -72,10 +72,9 @@ EvidenceProblem load_problem(const EvidenceOptions& options) {
   const auto type = scalar_type(options);
   problem.network = load_network(options.network);
   problem.network->to(type);  // first, so that float64 weights are not rounded on their way
-  load_weights(*problem.network, options.weights);
-  problem.network->eval();
   if (named_blocks(*problem.network).empty())
     throw UsageError(fmt::format("{}: the network has no parameters", options.network));
+  load_weights(*problem.network, options.weights);
   problem.likelihood = make_likelihood(options.likelihood, options.noise);
   problem.train = load_samples(options.data, *problem.network, *problem.likelihood, type);
   if (!options.test.empty())

@@ -155,20 +155,32 @@ Made make_polyphase(Request& r) {
   return std::make_shared<Polyphase>(stride);
 }
 
+/// Windows over [C, H, W], or over [C, L] as if H were 1.
 template <class Pool>
 Made make_pool(Request& r) {
-  expect_image(r);
-  const auto kernel = r.table.pair("kernel", {}, 1);
-  const auto stride = r.table.pair("stride", kernel, 1);
-  const auto padding = r.table.pair("padding", {{0, 0}}, 0);
-  for (size_t d = 0; d < 2; ++d) {
-    if (2 * padding[d] > kernel[d])
+  if (r.shape.size() != 2 && r.shape.size() != 3)
+    r.table.fail(fmt::format("expected an input [C, H, W] or [C, L], got {}", shape_text(r.shape)));
+  std::array<int64_t, 2> kernel{1, 1}, stride{1, 1}, padding{0, 0};
+  if (r.shape.size() == 3) {
+    kernel = r.table.pair("kernel", {}, 1);
+    stride = r.table.pair("stride", kernel, 1);
+    padding = r.table.pair("padding", {{0, 0}}, 0);
+  } else {
+    kernel[1] = r.table.integer("kernel");
+    stride[1] = r.table.integer("stride", kernel[1]);
+    padding[1] = r.table.integer("padding", 0, 0);
+  }
+  const size_t skipped = 3 - r.shape.size();  // 1 where there is no height
+  for (size_t d = 0; d < r.shape.size() - 1; ++d) {
+    const auto side = d + skipped;
+    auto& length = r.shape[d + 1];
+    if (2 * padding[side] > kernel[side])
       r.table.fail(
-          fmt::format("padding {} is more than half the kernel {}", padding[d], kernel[d]));
-    if (r.shape[d + 1] + 2 * padding[d] < kernel[d])
-      r.table.fail(fmt::format("kernel {}x{} does not fit into the input {}", kernel[0], kernel[1],
+          fmt::format("padding {} is more than half the kernel {}", padding[side], kernel[side]));
+    if (length + 2 * padding[side] < kernel[side])
+      r.table.fail(fmt::format("kernel {} does not fit into the input {}", kernel[side],
                                shape_text(r.shape)));
-    r.shape[d + 1] = (r.shape[d + 1] + 2 * padding[d] - kernel[d]) / stride[d] + 1;
+    length = (length + 2 * padding[side] - kernel[side]) / stride[side] + 1;
   }
   return std::make_shared<Pool>(kernel, stride, padding);
 }

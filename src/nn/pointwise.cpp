@@ -43,6 +43,10 @@ const std::vector<Function>& functions() {
   return table;
 }
 
+/// [n, C, L] as [n, C, 1, L]; images as they are.
+Tensor as_image(const Tensor& x) { return x.dim() == 3 ? x.unsqueeze(2) : x; }
+Tensor from_image(const Tensor& y, const Tensor& x) { return x.dim() == 3 ? y.squeeze(2) : y; }
+
 }  // namespace
 
 std::vector<std::string> Activation::kinds() {
@@ -86,12 +90,12 @@ MaxPool::MaxPool(std::array<int64_t, 2> kernel, std::array<int64_t, 2> stride,
     : kernel_(kernel), stride_(stride), padding_(padding) {}
 
 Tensor MaxPool::forward(const Tensor& x, Tape* tape) const {
-  auto [y, winner] = at::max_pool2d_with_indices(x, kernel_, stride_, padding_);
+  auto [y, winner] = at::max_pool2d_with_indices(as_image(x), kernel_, stride_, padding_);
   if (tape) {
     tape->x = x;
     tape->aux = winner.flatten(2);
   }
-  return y;
+  return from_image(y, x);
 }
 
 Tensor MaxPool::jvp(const Tensor& dx, const Tape& tape, const Direction&) const {
@@ -116,7 +120,7 @@ AvgPool::AvgPool(std::array<int64_t, 2> kernel, std::array<int64_t, 2> stride,
 
 Tensor AvgPool::forward(const Tensor& x, Tape* tape) const {
   if (tape) tape->x = x;
-  return at::avg_pool2d(x, kernel_, stride_, padding_);
+  return from_image(at::avg_pool2d(as_image(x), kernel_, stride_, padding_), x);
 }
 
 Tensor AvgPool::jvp(const Tensor& dx, const Tape&, const Direction&) const {
@@ -124,11 +128,12 @@ Tensor AvgPool::jvp(const Tensor& dx, const Tape&, const Direction&) const {
 }
 
 Tensor AvgPool::transpose(const Tensor& g, const Tape& tape) const {
-  auto shape = tape.x.sizes().vec();
+  auto shape = as_image(tape.x).sizes().vec();
   shape[0] = g.size(0);
   const auto like = torch::empty({1}, g.options()).expand(shape).contiguous();
-  return at::avg_pool2d_backward(g.contiguous(), like, kernel_, stride_, padding_, false, true,
-                                 c10::nullopt);
+  const auto dx = at::avg_pool2d_backward(as_image(g).contiguous(), like, kernel_, stride_,
+                                          padding_, false, true, c10::nullopt);
+  return from_image(dx, tape.x);
 }
 
 Tensor GlobalAvgPool::forward(const Tensor& x, Tape* tape) const {

@@ -35,7 +35,8 @@ class Gather : public Layer {
   virtual Tensor transpose(const Tensor& g, const Tape& tape) const = 0;
 };
 
-/// Maximum over windows; the tape keeps which entry won.
+/// Maximum over windows of [n, C, H, W], or of [n, C, L] with a kernel {1, k}; the tape keeps which
+/// entry won.
 class MaxPool : public Gather {
  public:
   MaxPool(std::array<int64_t, 2> kernel, std::array<int64_t, 2> stride,

@@ -108,7 +108,7 @@ TEST_CASE("a program adds flags of its own", "[io][cli]") {
   CHECK_THROWS_WITH(parse({}, add), Contains("--network is required"));
 }
 
-TEST_CASE("--help and --version print and exit with 0", "[io][cli]") {
+TEST_CASE("the flags --help and --version print and exit with 0", "[io][cli]") {
   const TemporaryFolder folder;
   for (const auto& [flag, expected] : std::vector<std::pair<std::string, std::string>>{
            {"--help", "--data-root DIR"}, {"--version", "layerwise "}}) {

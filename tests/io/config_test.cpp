@@ -182,7 +182,7 @@ TEST_CASE("a preset lies over the base, and --set over the preset", "[io][config
   CHECK(to_text(resolve_config(file, "reduced", {})) == to_text(quick));
 }
 
-TEST_CASE("--set takes TOML values, bare strings and new tables", "[io][config]") {
+TEST_CASE("a --set takes TOML values, bare strings and new tables", "[io][config]") {
   const TemporaryFolder folder;
   const auto file = folder / "a.toml";
   write_text(file, "name = 'a'\n[train]\nlr = 1\n");

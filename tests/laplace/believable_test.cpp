@@ -148,6 +148,27 @@ TEST_CASE("a dead network is not alive, whatever its evidence", "[checks]") {
   }
 }
 
+TEST_CASE("the gap may be looked for in a part of the data, the decrement is of all", "[checks]") {
+  const LinearModel model;
+  model.set(model.mode() + 0.1);
+  const auto fit =
+      fit_curvature(*model.network, model.likelihood, model.data, options_of(Structure::kFull));
+  const auto priors = layerwise_priors(*fit.curvature, model.precisions);
+  const auto run = [&](const Samples& part) {
+    return check_evidence(*model.network, model.likelihood, model.data, part, fit, priors,
+                          model.temperature, Stream(3), 5, 4);
+  };
+  const auto part_of_data = [&](int64_t begin, int64_t count) {
+    return Samples{model.data.x.narrow(0, begin, count), model.data.y.narrow(0, begin, count)};
+  };
+  const auto whole = run(model.data), head = run(part_of_data(0, 4)), tail = run(part_of_data(4, 8));
+  CHECK(head.newton_decrement == Approx(whole.newton_decrement));
+  CHECK(newton_decrement(*model.network, model.likelihood, model.data, fit, priors,
+                         model.temperature, 7) == Approx(whole.newton_decrement));
+  CHECK((4 * head.linearised_gap + 8 * tail.linearised_gap) / 12 == Approx(whole.linearised_gap));
+  CHECK(head.linearised_gap != Approx(whole.linearised_gap));
+}
+
 TEST_CASE("thresholds decide what is believable", "[checks]") {
   const LinearModel model;
   model.set(model.mode() + 0.05);

@@ -33,7 +33,8 @@ double largest(const Tensor& t) { return t.abs().max().item<double>(); }
 
 TEST_CASE("the root of the Hessian squares to it, saturated or not", "[likelihood]") {
   for (const int64_t classes : {2, 3, 10, 1000}) {
-    for (const auto& [likelihood, f, y] : cases(2, classes)) {
+    for (const auto& [likelihood, f, y] : cases(classes == 1000 ? 1 : 2, classes)) {
+      if (classes == 1000 && likelihood->name() != "classification") continue;
       for (const auto type : {torch::kFloat32, torch::kFloat64}) {
         auto saturated = -80 * torch::ones_like(f);
         saturated.select(1, classes / 2).fill_(80);

@@ -37,6 +37,7 @@ TEST_CASE("the covariance of the outputs is J P^-1 J^T, for every layer and stru
       const Samples data{example.inputs(n), random_labels(n, 3, 4)};
       for (const auto structure :
            {Structure::kKron, Structure::kDiag, Structure::kFull, Structure::kLastLayer}) {
+        if (n > 3 && structure != Structure::kKron) continue;
         CAPTURE(example.type, example.title, n, static_cast<int>(structure));
         const auto fit = fit_curvature(*network, Softmax(), data, options_of(structure));
         fit.curvature->set_scale(0.8);

@@ -99,7 +99,7 @@ TEMPLATE_LIST_TEST_CASE("every prior is in the list under its name, and a handle
 TEST_CASE("Gaussian priors integrate to one over theta, the hyper-prior over both", "[prior]") {
   CHECK(builtin_priors().size() == std::tuple_size_v<BuiltinPriorTypes>);
   torch::NoGradGuard no_grad;
-  constexpr double kStep = 0.02;
+  constexpr double kStep = 0.05;
   const auto theta = torch::arange(-12, 12, kStep, torch::kFloat64);
   const auto mass = [&](const Prior& prior) {
     double sum = 0;

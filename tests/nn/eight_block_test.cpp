@@ -76,20 +76,17 @@ TEST_CASE("parameters of FC and FC + CONV add up", "[nn]") {
   CHECK(maps(1, 2, false) + head(2, 40) == 6193672);
 }
 
-TEST_CASE("the eight-block CONV network is invariant to every shift, to the last bit", "[nn]") {
+TEST_CASE("the eight-block CONV network is invariant to every shift", "[nn]") {
   torch::NoGradGuard no_grad;
   const auto network = network_of(eight_block_network({"conv"}, 1, 2, 10));
   randomise(*network, 1);
   const auto x = random_tensor({2, 1, 32, 32}, 2);
   const auto y = network->forward(x);
-  for (int64_t dy = 0; dy < 32; dy += 3) {
-    for (int64_t dx = 0; dx < 32; dx += 5) {
-      CAPTURE(dy, dx);
-      const auto shifted = network->forward(x.roll({dy, dx}, {2, 3}));
-      CHECK((shifted - y).abs().max().item<double>() <=
-            1e-13 * y.abs().max().item<double>());  // convolutions round by position
-    }
-  }
+  for (int64_t dy = 0; dy < 32; ++dy)
+    for (int64_t dx = 0; dx < 32; ++dx)
+      // Rounding: the order of a convolution's sums may depend on where a tensor lies in memory.
+      if (!torch::allclose(network->forward(x.roll({dy, dx}, {2, 3})), y, 1e-12, 1e-12))
+        FAIL_CHECK("shifted by " << dy << ", " << dx);
   for (int64_t i = 0; i < 2; ++i) {
     const auto alone = network->forward(x.narrow(0, i, 1));
     CHECK((alone - y.narrow(0, i, 1)).abs().max().item<double>() <=

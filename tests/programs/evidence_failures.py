@@ -58,7 +58,7 @@ NETWORK_FILES = {  # text of the network file -> words
     "unknown type": (NETWORK.replace('"relu"', '"rellu"'), ["layer[1]", "rellu", '"relu"']),
     "no type": (NETWORK.replace('type = "relu"', ""), ["layer[1]", "type"]),
     "unknown key": (NETWORK.replace("kernel", "kernal"), ["layer[0]", "kernel"]),
-    "no width": (NETWORK.replace("out = 3", ""), ["layer[3]", "out"]),
+    "no width": (NETWORK.replace(", out = 3", ""), ["layer[3]", "out"]),
     "width a string": (NETWORK.replace("out = 3", 'out = "three"'), ["layer[3]", "out", "a string"]),
     "width too large": (NETWORK.replace("out = 3", "out = 99999999999"), ["layer[3]", "too large"]),
     "width 0": (NETWORK.replace("out = 3", "out = 0"), ["layer[3]", "at least 1"]),

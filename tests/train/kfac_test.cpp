@@ -347,7 +347,7 @@ TEST_CASE("the state carries momentum, damping and the count of steps", "[kfac]"
   KfacStep kfac(problem.blocks, config), resumed(other.blocks, config);
   const auto first = problem.curvature();
   kfac.enter(*first, problem.precisions);
-  problem.step(kfac, problem.batch(0, 15), 0.1);
+  problem.step(kfac, problem.batch(0, 15), 1e-3);
   kfac.leave();
   resumed.set_state(kfac.state());
   torch::NoGradGuard no_grad;
@@ -356,8 +356,8 @@ TEST_CASE("the state carries momentum, damping and the count of steps", "[kfac]"
   const auto second = problem.curvature();
   kfac.enter(*second, problem.precisions);
   resumed.enter(*second, problem.precisions);
-  problem.step(kfac, problem.batch(1, 15), 0.1);
-  other.step(resumed, other.batch(1, 15), 0.1);
+  problem.step(kfac, problem.batch(1, 15), 1e-3);
+  other.step(resumed, other.batch(1, 15), 1e-3);
   kfac.leave();
   resumed.leave();
   CHECK(largest_difference(problem.weights(problem.blocks), other.weights(other.blocks)) == 0);
