@@ -418,7 +418,7 @@ State Trainer::state() const {
     state[fmt::format("prior_adam.{:04}", i)] = adam[i].clone();
   if (kfac_) state.merge(kfac_->state());
   if (const auto* kron = dynamic_cast<const KronCurvature*>(curvature_.get());
-      kron && config_.refresh.every > 1) {
+      kfac_ && kron && config_.refresh.every > 1) {
     for (size_t m = 0; m < blocks_.size(); ++m) {
       const auto& f = kron->factors()[m];
       const auto key = "factor." + blocks_[m]->name;
