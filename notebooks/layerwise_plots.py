@@ -274,5 +274,5 @@ def draw_figure(runs):
         for cell, of_task in zip(grid, tasks.values()):
             draw_task(figure, cell, of_task)
         draw_legend(figure, runs)
-        figure.draw_without_rendering()  # tick labels are made under this style, not where it is shown
+        figure.draw_without_rendering()  # labels are made under this style
     return figure

@@ -108,7 +108,7 @@ class Run:
         return found if found is not None and found.sizes.get("epoch", 0) else None
 
     def trace(self, member, column):
-        """(epochs, values) of a column of the trace without its NaN; evidence per datum, in nats."""
+        """(epochs, values) of a column of the trace, without NaN; evidence per datum."""
         group = self.group(member, "trace")
         if group is None:
             return np.empty(0), np.empty(0)
@@ -162,7 +162,8 @@ class Run:
         rows = []
         for l, layer in enumerate(self.layers):
             for k, pathway in enumerate(self.pathways):
-                last = {column: last_finite(self.block_column("evidence", layer, pathway, column)[1])
+                block = ("evidence", layer, pathway)
+                last = {column: last_finite(self.block_column(*block, column)[1])
                         for column in ("prior_precision", "effective_dimension")}
                 rows.append({
                     "layer": layer,
@@ -215,7 +216,7 @@ def named_runs():
         results = Path(__file__).resolve().parent.parent / "results/layerwise"
         files = sorted(results.glob("*-*-seed*/run.h5"), key=lambda file: file.stat().st_mtime)
         if not files:
-            raise RunError(f"{results}: no run there; run layerwise or name folders in EVARISTE_RUN")
+            raise RunError(f"{results}: no run there; run layerwise or name one in EVARISTE_RUN")
         preset = files[-1].parent.name.split("-", 1)[1].rsplit("-seed", 1)[0]
         folders = [f.parent for f in files if f"-{preset}-seed" in f.parent.name]
     return sorted((read_run(f) for f in folders), key=lambda run: (run.task, run.seed))

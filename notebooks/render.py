@@ -9,7 +9,6 @@ a folder that cannot be written.
 
 import argparse
 import base64
-import copy
 import os
 import sys
 import tempfile
@@ -17,7 +16,7 @@ from pathlib import Path
 
 NOTEBOOK = Path(__file__).resolve().parent / "layerwise.ipynb"
 FIGURE_TAG = "figure"  # the cell whose picture becomes figure.png
-CELL_TIMEOUT_SECONDS = 600
+TIMEOUT_SECONDS = 600  # of a cell, and of the kernel's start
 
 
 class RenderError(Exception):
@@ -26,49 +25,25 @@ class RenderError(Exception):
         self.code = code
 
 
-class Notebook:
-    """Executes the notebook, one kernel for all reports: imports cost more than the plots."""
+def execute(folders, scratch):
+    """The executed notebook about these run folders, in a kernel of its own."""
+    import nbformat
+    from nbconvert.preprocessors import CellExecutionError, ExecutePreprocessor
+    from traitlets.config import Config
 
-    def __init__(self, scratch):
-        import nbformat
-        from jupyter_client.manager import KernelManager
-
-        self.source = nbformat.read(NOTEBOOK, as_version=4)
-        # Sockets of the file system: no port can be taken.
-        self.manager = KernelManager(kernel_name="python3", transport="ipc",
-                                     ip=str(scratch / "kernel"))
-        self.manager.start_kernel(cwd=str(NOTEBOOK.parent))
-        self.client = self.manager.client()
-        self.client.start_channels()
-        try:
-            self.client.wait_for_ready(timeout=CELL_TIMEOUT_SECONDS)
-        except RuntimeError as error:
-            self.__exit__()
-            raise RenderError(1, f"{NOTEBOOK}: its kernel does not start: {error}") from error
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_):
-        self.client.stop_channels()
-        self.manager.shutdown_kernel(now=True)
-
-    def execute(self, folders):
-        """The executed notebook about these run folders."""
-        from nbconvert.preprocessors import CellExecutionError, ExecutePreprocessor
-
-        named = os.pathsep.join(str(folder) for folder in folders)
-        # Nothing of the report before may be left: all names go, as in a fresh kernel.
-        self.client.execute_interactive(
-            f"%reset -sf\nimport os\nos.environ['EVARISTE_RUN'] = {named!r}\ndel os",
-            timeout=CELL_TIMEOUT_SECONDS, store_history=False,
-            output_hook=lambda message: None)
-        executor = ExecutePreprocessor(timeout=CELL_TIMEOUT_SECONDS)
-        try:
-            resources = {"metadata": {"path": str(NOTEBOOK.parent)}}
-            return executor.preprocess(copy.deepcopy(self.source), resources, km=self.manager)[0]
-        except CellExecutionError as error:
-            raise RenderError(1, f"{NOTEBOOK}: {error.ename}: {error.evalue}") from error
+    os.environ["EVARISTE_RUN"] = os.pathsep.join(str(folder) for folder in folders)
+    config = Config()
+    config.KernelManager.transport = "ipc"  # sockets of the file system: no port can be taken
+    config.KernelManager.ip = str(scratch / f"kernel{len(os.listdir(scratch))}")
+    executor = ExecutePreprocessor(config=config, kernel_name="python3", timeout=TIMEOUT_SECONDS,
+                                   startup_timeout=TIMEOUT_SECONDS)
+    try:
+        return executor.preprocess(nbformat.read(NOTEBOOK, as_version=4),
+                                   {"metadata": {"path": str(NOTEBOOK.parent)}})[0]
+    except CellExecutionError as error:
+        raise RenderError(1, f"{NOTEBOOK}: {error.ename}: {error.evalue}") from error
+    except (RuntimeError, TimeoutError) as error:  # the kernel died, does not start or answer
+        raise RenderError(1, f"{NOTEBOOK}: {str(error).splitlines()[0]}") from error
 
 
 def picture(executed):
@@ -119,12 +94,11 @@ def render(out, folders, scratch):
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise RenderError(4, f"{out}: cannot be made: {error.strerror}") from error
-    with Notebook(scratch) as notebook:
-        for target, named in [(folder, [folder]) for folder in folders] + [(out, folders)]:
-            executed = notebook.execute(named)
-            title = "layerwise: " + ", ".join(folder.name for folder in named)
-            write(target / "figure.png", picture(executed))
-            write(target / "report.html", page(executed, title).encode())
+    for target, named in [(folder, [folder]) for folder in folders] + [(out, folders)]:
+        executed = execute(named, scratch)
+        title = "layerwise: " + ", ".join(folder.name for folder in named)
+        write(target / "figure.png", picture(executed))
+        write(target / "report.html", page(executed, title).encode())
 
 
 def main():

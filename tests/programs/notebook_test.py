@@ -68,7 +68,8 @@ def expect(condition, claim):
 def run_layerwise(program, scratch, out, *settings):
     config = scratch / "tiny.toml"
     config.write_text(CONFIG)
-    values = ("data.train=300", "data.test=200", "train.batch=50", f"train.epochs={EPOCHS}", *settings)
+    values = ("data.train=300", "data.test=200", "train.batch=50", f"train.epochs={EPOCHS}",
+              *settings)
     words = [word for value in values for word in ("--set", value)]
     done = call([program, "--config", config, "--out", out, "--threads", "1", "--quiet", *words])
     expect(done.returncode == 0, f"layerwise runs into {out.name} {done.stderr[-500:]}")
@@ -133,7 +134,6 @@ def main():
             check_run_file(run)
 
         bare = alone / "digit-quick-seed1"
-        # Of a run that has just begun there is a file with the first training, and no table.
         done = call([sys.executable, RENDER, "--out", out, *runs])
         expect(done.returncode == 0, f"the reports of both tasks are made {done.stderr[-1000:]}")
         sizes = [check_made(place) for place in (*runs, out)]
@@ -142,7 +142,7 @@ def main():
         begun = scratch / "begun"
         begin(runs[0] / "run.h5", begun)
         done = call([sys.executable, RENDER, "--out", alone, bare, begun])
-        expect(done.returncode == 0, "a run without controls and an unfinished one have reports too "
+        expect(done.returncode == 0, "runs without controls or unfinished have reports too "
                + done.stderr[-1000:])
         check_made(bare)
         expect((begun / "figure.png").stat().st_size > 0, "also before the evidence run began")
