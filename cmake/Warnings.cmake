@@ -1,7 +1,7 @@
 # Flags of our own code only; dependencies are SYSTEM.
 add_library(evariste_flags INTERFACE)
 target_compile_options(evariste_flags INTERFACE -Wall -Wextra -Wpedantic -Wshadow -Wconversion
-                                                -Wno-sign-conversion)
+                                                -Wno-sign-conversion -fopenmp-simd)
 if(EVARISTE_WERROR)
   target_compile_options(evariste_flags INTERFACE -Werror)
 endif()

@@ -8,6 +8,13 @@ double Curvature::log_det_ratio(const Precisions& precisions) const {
   return sum;
 }
 
+double Curvature::inverse_norm(const std::vector<Tensor>& g, const Precisions& precisions) const {
+  const auto solved = solve(g, precisions);
+  double sum = 0;
+  for (size_t m = 0; m < g.size(); ++m) sum += (g[m] * solved[m]).sum(torch::kFloat64).item<double>();
+  return sum;
+}
+
 Tensor normal_draws(const Tensor& like, const Stream& stream) {
   auto z = torch::empty(like.sizes(), torch::kFloat64);
   Draws draws(stream);

@@ -40,6 +40,8 @@ class Curvature {
   /// (h H + P0 + damping)^-1 g, each [Q, O, J].
   virtual std::vector<Tensor> solve(const std::vector<Tensor>& g, const Precisions& precisions,
                                     double damping = 0) const = 0;
+  /// g^T P^-1 g over all blocks.
+  virtual double inverse_norm(const std::vector<Tensor>& g, const Precisions& precisions) const;
   /// A draw of N(0, P^-1), each [Q, O, J]. Deterministic in `stream`.
   virtual std::vector<Tensor> sample(const Precisions& precisions, const Stream& stream) const = 0;
   /// J P^-1 J^T, [n, C, C]: covariance of the linearised outputs, from the input x [n, ...] and the

@@ -97,9 +97,7 @@ double newton_decrement(Layer& network, const Likelihood& likelihood, const Samp
     gradient.blocks[m] =
         (precisions[m] * value64(*curvature.blocks()[m])).to(gradient.blocks[m].scalar_type()) -
         gradient.blocks[m] / temperature;
-  const auto step = curvature.solve(gradient.blocks, precisions);
-  double sum = 0;
-  for (size_t m = 0; m < step.size(); ++m) sum += inner_product(gradient.blocks[m], step[m]);
+  const double sum = curvature.inverse_norm(gradient.blocks, precisions);
   return 0.5 * sum / static_cast<double>(curvature.samples());
 }
 

@@ -117,6 +117,25 @@ std::vector<Tensor> KronCurvature::solve(const std::vector<Tensor>& g, const Pre
   return out;
 }
 
+double KronCurvature::inverse_norm(const std::vector<Tensor>& g,
+                                   const Precisions& precisions) const {
+  double sum = 0;
+  for (size_t m = 0; m < g.size(); ++m) {
+    const auto& f = factors_[m];
+    const auto d = scalar_precision(precisions[m], *blocks_[m]);
+    const auto type = g[m].scalar_type();
+    const auto squares =
+        f.b.basis.to(type).transpose(1, 2).matmul(g[m]).matmul(f.a.basis.to(type)).square_();
+    const auto weight = (eigenvalues(m) + d).reciprocal_();
+    sum += (squares * weight).sum().item<double>();
+    if (!f.is_complete()) {  // what the thin bases leave out has the prior's precision alone
+      const auto all = g[m].square().sum(torch::kFloat64).item<double>();
+      sum += std::max(0.0, all - squares.sum(torch::kFloat64).item<double>()) / d;
+    }
+  }
+  return sum;
+}
+
 std::vector<Tensor> KronCurvature::sample(const Precisions& precisions,
                                           const Stream& stream) const {
   std::vector<Tensor> out(factors_.size());

@@ -48,6 +48,8 @@ class KronCurvature : public Curvature {
   std::vector<LogDet> log_det(const Precisions& precisions) const override;
   std::vector<Tensor> solve(const std::vector<Tensor>& g, const Precisions& precisions,
                             double damping) const override;
+  /// Rotates each block once, half the cost of solve.
+  double inverse_norm(const std::vector<Tensor>& g, const Precisions& precisions) const override;
   std::vector<Tensor> sample(const Precisions& precisions, const Stream& stream) const override;
   Tensor output_covariance(const std::vector<Visit>& visits,
                            const Precisions& precisions) const override;

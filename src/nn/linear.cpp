@@ -49,25 +49,38 @@ Tensor DenseBlock::apply(const Tensor& matrix, const Tensor& x) const {
   auto shape = output_;
   shape.insert(shape.begin(), x.size(0));
   if (!basis_a_.defined()) return x.flatten(1).mm(matrix[0].t()).view(shape);
-  return x.flatten(1).mm(basis_a_).mm(matrix[0].t()).mm(basis_b_.t()).view(shape);
+  return input_(x, basis_a_).mm(matrix[0].t()).mm(basis_b_.t()).view(shape);
 }
 
 Tensor DenseBlock::backward_data(const Tensor& g, const Tensor& x) const {
   auto shape = x.sizes().vec();
   shape[0] = g.size(0);
   if (!basis_a_.defined()) return g.flatten(1).mm(weight_).view(shape);
-  return g.flatten(1).mm(basis_b_).mm(weight_).mm(basis_a_.t()).view(shape);
+  return cotangent_(g, basis_b_).mm(weight_).mm(basis_a_.t()).view(shape);
 }
 
 Tensor DenseBlock::gradient(const Tensor& x, const Tensor& g) const {
   if (!basis_a_.defined()) return g.flatten(1).t().mm(x.flatten(1)).unsqueeze(0);
-  return g.flatten(1).mm(basis_b_).t().mm(x.flatten(1).mm(basis_a_)).unsqueeze(0);
+  return cotangent_(g, basis_b_).t().mm(input_(x, basis_a_)).unsqueeze(0);
 }
 
 bool DenseBlock::set_bases(const Tensor& basis_b, const Tensor& basis_a) {
   basis_b_ = basis_b;
   basis_a_ = basis_a;
+  input_ = cotangent_ = Product();
   return true;
+}
+
+const Tensor& DenseBlock::Product::operator()(const Tensor& x, const Tensor& basis) {
+  // `of` keeps the memory alive, so equal addresses are the same numbers unless written since.
+  const bool known = of.defined() && x.data_ptr() == of.data_ptr() && x.sizes() == of.sizes() &&
+                     x.strides() == of.strides() && x._version() == version;
+  if (!known) {
+    of = x;
+    version = static_cast<uint32_t>(x._version());
+    result = x.flatten(1).mm(basis);
+  }
+  return result;
 }
 
 Linear::Linear(int64_t inputs, int64_t outputs, bool bias) {

@@ -20,8 +20,15 @@ class DenseBlock : public Block {
   bool set_bases(const Tensor& basis_b, const Tensor& basis_a) override;
 
  private:
+  /// The last tensor multiplied by a basis, and the product: a step asks for x U_A and g U_B twice.
+  struct Product {
+    Tensor of, result;
+    uint32_t version = 0;
+    const Tensor& operator()(const Tensor& x, const Tensor& basis);
+  };
   std::vector<int64_t> output_;
   Tensor basis_b_, basis_a_;
+  mutable Product input_, cotangent_;  // one thread at a time, as training is
 };
 
 /// y = W x + b for the last dimension; x [n, I] or [n, T, I] (then positions are shared).

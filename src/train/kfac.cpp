@@ -1,6 +1,10 @@
 #include "train/kfac.h"
 
+#include <ATen/Dispatch.h>
+#include <ATen/Parallel.h>
+
 #include <algorithm>
+#include <array>
 #include <cmath>
 
 #include "core/error.h"
@@ -12,7 +16,67 @@ namespace {
 /// than the thin products.
 constexpr int64_t kLargeBlock = 1 << 16;
 
-double sum_of_products(const Tensor& a, const Tensor& b) { return a.dot(b).item<double>(); }
+/// Sums K numbers over [0, count) in chunks added in fixed order: the same for any thread count.
+template <size_t K, class Chunk>
+std::array<double, K> sum_over_chunks(int64_t count, const Chunk& chunk) {
+  constexpr int64_t kChunk = 1 << 14;
+  const auto chunks = (count + kChunk - 1) / kChunk;
+  std::vector<std::array<double, K>> parts(static_cast<size_t>(chunks));
+  at::parallel_for(0, chunks, 4, [&](int64_t begin, int64_t end) {
+    for (int64_t c = begin; c < end; ++c)
+      parts[static_cast<size_t>(c)] = chunk(c * kChunk, std::min(count, (c + 1) * kChunk));
+  });
+  std::array<double, K> sum{};
+  for (const auto& part : parts)
+    for (size_t k = 0; k < K; ++k) sum[k] += part[k];
+  return sum;
+}
+
+// A step is two passes over the coordinates, bound by memory.
+
+template <class T>
+struct Coordinates {
+  T *theta, *momentum, *gradient;
+  const T* lambda;
+};
+
+/// From the gradient of log p (what the backward pass reports) to that of F; returns <g, P^-1 g>.
+template <class T>
+double of_objective(const Coordinates<T>& at, int64_t first, int64_t count, double pull,
+                    double damping, double weight) {
+  const auto delta = static_cast<T>(pull), scale = static_cast<T>(weight),
+             damped = static_cast<T>(pull + damping);
+  return sum_over_chunks<1>(count, [&](int64_t begin, int64_t end) {
+    T sum = 0;
+#pragma omp simd reduction(+ : sum)
+    for (int64_t i = first + begin; i < first + end; ++i) {
+      const T g = delta * at.theta[i] - scale * at.gradient[i];
+      at.gradient[i] = g;
+      sum += g * g / (at.lambda[i] + damped);
+    }
+    return std::array<double, 1>{static_cast<double>(sum)};
+  })[0];
+}
+
+/// Momentum and weights; returns <g, m> and <m, P m>.
+template <class T>
+std::array<double, 2> advance(const Coordinates<T>& at, int64_t first, int64_t count, double pull,
+                              double damping, double keep, double take, double rate) {
+  const auto delta = static_cast<T>(pull), damped = static_cast<T>(pull + damping),
+             mu = static_cast<T>(keep), nu = static_cast<T>(take), lr = static_cast<T>(rate);
+  return sum_over_chunks<2>(count, [&](int64_t begin, int64_t end) {
+    T along = 0, curved = 0;
+#pragma omp simd reduction(+ : along, curved)
+    for (int64_t i = first + begin; i < first + end; ++i) {
+      const T m = mu * at.momentum[i] + nu * at.gradient[i] / (at.lambda[i] + damped);
+      at.momentum[i] = m;
+      at.theta[i] -= lr * m;
+      along += at.gradient[i] * m;
+      curved += (at.lambda[i] + delta) * m * m;
+    }
+    return std::array<double, 2>{static_cast<double>(along), static_cast<double>(curved)};
+  });
+}
 
 }  // namespace
 
@@ -26,7 +90,7 @@ KfacStep::KfacStep(std::vector<Block*> blocks, const KfacConfig& config)
     parts_.push_back(std::move(part));
   }
   const auto options = blocks.at(0)->weight().options().requires_grad(false);
-  for (auto* flat : {&theta_, &momentum_, &gradient_, &lambda_, &pull_})
+  for (auto* flat : {&theta_, &momentum_, &gradient_, &lambda_})
     *flat = torch::zeros({total}, options);
 }
 
@@ -67,7 +131,7 @@ void KfacStep::enter(const KronCurvature& curvature, const std::vector<double>& 
     view(lambda_, part)
         .copy_((curvature.scale() * f.correction) * f.b.values.unsqueeze(2) *
                f.a.values.unsqueeze(1));
-    view(pull_, part).fill_(precisions[m]);
+    part.pull = precisions[m];
     part.in_layer = part.count >= kLargeBlock && part.shape[0] == 1 && part.basis_a.defined() &&
                     part.basis_b.defined() &&
                     part.block->set_bases(part.basis_b[0], part.basis_a[0]);
@@ -117,33 +181,41 @@ void KfacStep::gradient(const Block& block, const Tensor& x, const Tensor& g) {
   view(gradient_, part).copy_(sum);
 }
 
+double KfacStep::prior_energy() const {
+  double sum = 0;
+  for (const auto& part : parts_) {
+    const auto theta = theta_.narrow(0, part.begin, part.count);
+    sum += 0.5 * part.pull * theta.dot(theta).item<double>();
+  }
+  return sum;
+}
+
 double KfacStep::step(const Loss& loss, double lr, double weight, bool average) {
   torch::NoGradGuard no_grad;
   const double before = loss(true);
-  gradient_.mul_(-weight).addcmul_(pull_, theta_);  // of F; the backward pass reports that of log p
-  auto u = lambda_ + pull_;
-  u.add_(damping_);
-  at::div_out(u, gradient_, u);
-  const double decrease = sum_of_products(u, gradient_);
-  const double nu = std::min(
-      1.0, std::sqrt(config_.clip * static_cast<double>(samples_) / (lr * lr * decrease + 1e-300)));
+  const bool measure = config_.damping_every > 0 && ++steps_ % config_.damping_every == 0;
+  const double prior_before = measure ? prior_energy() : 0;
+  double decrease = 0, nu = 1, slope = 0, predicted = 0;
+  AT_DISPATCH_FLOATING_TYPES(theta_.scalar_type(), "KfacStep", [&] {
+    const Coordinates<scalar_t> at{theta_.data_ptr<scalar_t>(), momentum_.data_ptr<scalar_t>(),
+                                   gradient_.data_ptr<scalar_t>(), lambda_.data_ptr<scalar_t>()};
+    for (const auto& part : parts_)
+      decrease += of_objective(at, part.begin, part.count, part.pull, damping_, weight);
+    nu = std::min(1.0, std::sqrt(config_.clip * static_cast<double>(samples_) /
+                                 (lr * lr * decrease + 1e-300)));
+    for (const auto& part : parts_) {
+      const auto [along, curved] = advance(at, part.begin, part.count, part.pull, damping_,
+                                           config_.momentum, nu, lr);
+      slope -= lr * along;
+      predicted += 0.5 * lr * lr * curved;
+    }
+  });
+  predicted += slope;
   clip_sum_ += nu;
   ++clips_;
-  momentum_.mul_(config_.momentum).add_(u, nu);
-  const bool measure = config_.damping_every > 0 && ++steps_ % config_.damping_every == 0;
-  double predicted = 0, slope = 0, prior_before = 0;
-  if (measure) {
-    slope = -lr * sum_of_products(gradient_, momentum_);
-    at::add_out(u, lambda_, pull_);
-    u.mul_(momentum_);
-    predicted = slope + 0.5 * lr * lr * sum_of_products(u, momentum_);
-    prior_before = 0.5 * sum_of_products(pull_ * theta_, theta_);
-  }
-  theta_.add_(momentum_, -lr);
   write_weights();
   if (measure) {
-    const double prior_after = 0.5 * sum_of_products(pull_ * theta_, theta_);
-    const double change = weight * (loss(false) - before) + prior_after - prior_before;
+    const double change = weight * (loss(false) - before) + prior_energy() - prior_before;
     adapt(predicted < 0 ? change / predicted : -1, slope < 0 && predicted < 0);
     if (slope < 0 && predicted >= 0)
       damping_ = std::min(damping_ / config_.damping_factor, config_.damping_max);

@@ -38,7 +38,7 @@ class KfacStep {
   /// p before the step.
   double step(const Loss& loss, double lr, double weight, bool average);
 
-  /// For the backward pass of a minibatch: adds sum g phi^T of a block.
+  /// For the backward pass of a minibatch: takes sum g phi^T of a block.
   void gradient(const Block& block, const Tensor& x, const Tensor& g);
 
   double damping() const { return damping_; }
@@ -58,17 +58,19 @@ class KfacStep {
     Tensor basis_b, basis_a;     // [Q, O, O], [Q, J, J]; undefined where the side has size one
     bool in_layer = false;       // the layer itself works in coordinates
     Tensor outside;              // the weight's own storage while in_layer
+    double pull = 0;             // the prior's precision
   };
   Tensor view(const Tensor& flat, const Part& part) const;
   Tensor to_coordinates(const Tensor& w, const Part& part) const;
   Tensor from_coordinates(const Tensor& w, const Part& part) const;
   void write_weights();
+  double prior_energy() const;
   void adapt(double ratio, bool downhill);
 
   KfacConfig config_;
   std::vector<Part> parts_;
   std::map<const Block*, size_t> index_;
-  Tensor theta_, momentum_, gradient_, lambda_, pull_, average_;  // flat [P]
+  Tensor theta_, momentum_, gradient_, lambda_, average_;  // flat [P]
   int64_t samples_ = 0, averaged_ = 0, steps_ = 0, clips_ = 0;
   double damping_, clip_sum_ = 0;
   bool inside_ = false;

@@ -150,6 +150,11 @@ TEST_CASE("few rows: the Gram form does what the dense matrix does", "[kron]") {
   const auto a = thin.log_det(precisions), b = dense.log_det(precisions);
   const auto solved = thin.solve(g, precisions, 0.1), expected = dense.solve(g, precisions, 0.1);
   const auto drawn = thin.sample(precisions, Stream(1)), draw = dense.sample(precisions, Stream(1));
+  double norm = 0;
+  const auto undamped = dense.solve(g, precisions, 0);
+  for (size_t m = 0; m < g.size(); ++m) norm += (g[m] * undamped[m]).sum().item<double>();
+  CHECK(thin.inverse_norm(g, precisions) == Approx(norm).epsilon(1e-10));
+  CHECK(dense.inverse_norm(g, precisions) == Approx(norm).epsilon(1e-10));
   for (size_t m = 0; m < g.size(); ++m) {
     CAPTURE(thin.blocks()[m]->name);
     CHECK(a[m].ratio == Approx(b[m].ratio).epsilon(1e-10));
