@@ -28,6 +28,7 @@ Result make_result(const std::string& member, const Outcome& outcome, const Trai
   r.member = member;
   r.samples = outcome.evidence.n;
   r.log_evidence = outcome.evidence.log_evidence;
+  r.plain_log_evidence = outcome.plain_log_evidence;
   r.log_likelihood = outcome.evidence.log_likelihood;
   r.log_det_ratio = outcome.evidence.log_det_ratio;
   r.scatter = outcome.evidence.scatter;
@@ -61,7 +62,8 @@ void put_result(State& state, const Result& r) {
       {"samples", r.samples},
       {"numbers",
        {r.log_evidence, r.log_likelihood, r.log_det_ratio, r.scatter, r.decrement, r.gap,
-        r.alive ? 1.0 : 0.0, r.believable ? 1.0 : 0.0, r.accuracy, r.nll, r.ece, r.seconds}},
+        r.alive ? 1.0 : 0.0, r.believable ? 1.0 : 0.0, r.accuracy, r.nll, r.ece, r.seconds,
+        r.plain_log_evidence}},
       {"blocks", blocks},
       {"layers", r.layers},
       {"path_blocks", r.path_blocks},
@@ -83,7 +85,7 @@ std::map<std::string, Result> get_results(const State& state) {
     r.scatter = number(n[3]), r.decrement = number(n[4]), r.gap = number(n[5]);
     r.alive = number(n[6]) > 0, r.believable = number(n[7]) > 0;
     r.accuracy = number(n[8]), r.nll = number(n[9]), r.ece = number(n[10]),
-    r.seconds = number(n[11]);
+    r.seconds = number(n[11]), r.plain_log_evidence = number(n[12]);
     for (const auto& b : json["blocks"])
       r.blocks.push_back(
           {b[0], number(b[1]), number(b[2]), number(b[3]), number(b[4]), number(b[5])});

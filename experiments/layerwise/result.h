@@ -13,6 +13,7 @@ struct BlockResult {
 struct Result {
   std::string member;
   int64_t samples = 0;
+  double plain_log_evidence = 0;  ///< without the trace correction, at the same precisions
   double log_evidence = 0, log_likelihood = 0, log_det_ratio = 0, scatter = 0;  ///< nats, sums
   double decrement = 0, gap = 0;
   bool alive = false, believable = false;

@@ -51,7 +51,7 @@ struct KfacConfig {
 };
 
 struct TrainConfig {
-  int64_t epochs = 24, batch = 125, burn_in = 2, test_samples = 2000, evaluation_batch = 500;
+  int64_t epochs = 24, batch = 125, burn_in = 2, test_samples = 1000, evaluation_batch = 500;
   double burn_in_lr = 0.02, burn_in_decay = 0.01, lr = 0.05, lr_end = 0;
   std::string optimiser = "kfac";
   RefreshConfig refresh;

@@ -28,6 +28,17 @@ Tensor permutation(int64_t n, const Stream& stream) {
   return order;
 }
 
+/// The evidence that Kronecker factors give before their traces are corrected.
+double plain_log_evidence(const Fit& fit, const Likelihood& likelihood, const Priors& priors) {
+  const auto& kron = static_cast<const KronCurvature&>(*fit.curvature);
+  auto factors = kron.factors();
+  for (auto& factor : factors) factor.correction = 1;
+  auto plain = fit;
+  plain.curvature = std::make_shared<KronCurvature>(kron.blocks(), std::move(factors),
+                                                    kron.trace_ratios(), kron.samples());
+  return evaluate_evidence(plain, likelihood, priors).log_evidence;
+}
+
 }  // namespace
 
 Metrics plug_in_metrics(const Network& network, const Likelihood& likelihood, const Samples& data,
@@ -388,6 +399,7 @@ Outcome Trainer::outcome() {
   const auto data = refresh_samples(config_.refresh.final_samples, stream_.split("final"));
   const auto fit = fit_curvature(*network_, *likelihood_, data, options);
   out.evidence = evaluate_evidence(fit, *likelihood_, priors_);
+  out.plain_log_evidence = plain_log_evidence(fit, *likelihood_, priors_);
   out.checks = check_evidence(*network_, *likelihood_, data, fit, priors_, 1.0,
                               stream_.split("posterior"), config_.evaluation_batch);
   out.test = plug_in_metrics(*network_, *likelihood_, test_, config_.evaluation_batch);

@@ -31,6 +31,7 @@ struct EpochRecord {
 /// What a finished training is judged by.
 struct Outcome {
   Evidence evidence;
+  double plain_log_evidence = 0;  ///< without the trace correction, at the same precisions
   Checks checks;
   Metrics test;
   std::vector<std::vector<double>> shares_variance, shares_effective;
