@@ -73,6 +73,8 @@ toml::table keep_pathways(const toml::table& network, std::string_view type) {
   return out;
 }
 
+int64_t task_classes(const std::string& task) { return task == "digit" ? 10 : 40; }
+
 Member make_member(const LayerwiseConfig& config, const std::string& name) {
   Member member;
   member.name = name;
@@ -118,15 +120,28 @@ void expect_valid(const LayerwiseConfig& config) {
   auto members = config.controls;
   members.insert(members.begin(), "evidence");
   for (const auto& name : members) {
-    constexpr int64_t kQuadrantClasses = 40;
     const auto member = make_member(config, name);
-    const auto network = build_network(member.network, "[network]", kQuadrantClasses);
+    const auto network = build_network(member.network, "[network]", task_classes("quadrant"));
     if (network->input() != std::vector<int64_t>{1, 32, 32})
       throw UsageError(
           fmt::format("network.input: expected [1, 32, 32], the images of the tasks, "
                       "found {}",
                       shape_text(network->input())));
     make_priors(*network, member.prior, member.prior_keys);
+  }
+  if (config.data.train < 1) return;  // refused with the number there are once the set is loaded
+  for (const auto& name : members) {
+    const auto member = make_member(config, name);
+    for (const auto& task : config.tasks) {
+      const auto classes = task_classes(task);
+      const auto of_task = build_network(member.network, "[network]", classes);
+      if (of_task->outputs() < classes)
+        throw UsageError(
+            fmt::format("network: expected an output for each label of {} ({}), found {}", task,
+                        classes, of_task->outputs()));
+      of_task->eval();
+      expect_trainable(*of_task, member.train, config.data.train);
+    }
   }
 }
 

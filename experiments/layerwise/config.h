@@ -56,6 +56,9 @@ struct Member {
   toml::table prior_keys;  ///< of the prior's own type
 };
 
+/// Labels of digit (10) or quadrant (40).
+int64_t task_classes(const std::string& task);
+
 /// "evidence", then the controls of the configuration. Throws UsageError for unknown names.
 Member make_member(const LayerwiseConfig& config, const std::string& name);
 std::vector<std::string> control_names();

@@ -15,6 +15,7 @@
 #include "io/atomic_file.h"
 #include "io/interrupt.h"
 #include "io/log.h"
+#include "layerwise/findings.h"
 #include "layerwise/report.h"
 #include "layerwise/run.h"
 
@@ -33,7 +34,7 @@ constexpr const char* kDescription =
 void print_plan(const LayerwiseConfig& config, const toml::table& table) {
   std::fputs(to_text(table).c_str(), stdout);
   const auto member = make_member(config, "evidence");
-  const auto network = build_network(member.network, "[network]", 40);
+  const auto network = build_network(member.network, "[network]", task_classes(config.tasks[0]));
   int64_t parameters = 0;
   for (const auto& p : network->parameters()) parameters += p.numel();
   // Weights, momentum, gradient, curvature, pull, average, last good state; bases and factors.
@@ -90,6 +91,7 @@ int layerwise(int argc, char** argv) {
   const auto pathways = pathway_types(config.network);
 
   std::string text, summary;
+  Runs all;
   nlohmann::json json;
   std::vector<std::filesystem::path> folders;
   for (const auto& task : config.tasks) {
@@ -104,9 +106,11 @@ int layerwise(int argc, char** argv) {
                                : summary_table(task, runs, pathways)) +
             "\n";
     summary += summary_table(task, runs, pathways) + "\n";
+    all[task] = runs;
     for (const auto& row : table_rows(runs, pathways))
       json[task][row.name] = {{"mean", row.mean}, {"std", row.std}, {"seeds", row.seeds}};
   }
+  if (config.seeds > 1) summary += findings(all, pathways, config.seed);
   write_atomically(out / fmt::format("summary-{}.md", cli.preset), summary);
   const auto report = config.report ? make_report(out, folders) : std::string();
   if (cli.json) {

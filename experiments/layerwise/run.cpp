@@ -72,8 +72,13 @@ State prepare_folder(const fs::path& folder, const CommandLine& cli, const std::
   }
   if (cli.force) {
     for (const char* name :
-         {"state.pt", "run.h5", "run.log", "config.toml", "figure.png", "report.html"})
-      fs::remove(folder / name);
+         {"state.pt", "run.h5", "run.log", "config.toml", "figure.png", "report.html"}) {
+      std::error_code failure;
+      fs::remove(folder / name, failure);
+      if (failure)
+        throw IoError(
+            fmt::format("{}: cannot be removed: {}", (folder / name).string(), failure.message()));
+    }
     return {};
   }
   auto state = load_state(state_file);

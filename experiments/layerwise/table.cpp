@@ -7,18 +7,6 @@
 namespace evariste {
 namespace {
 
-constexpr const char* kOrder[] = {"evidence", "map", "conv", "fc", "unit", "map-unit", "sgd"};
-
-std::string title(const std::string& member) {
-  static const std::map<std::string, std::string> titles = {
-      {"evidence", "FC+CONV, evidence"},         {"map", "FC+CONV, matched prior held fixed"},
-      {"conv", "strict CONV, evidence"},         {"fc", "strict FC, evidence"},
-      {"unit", "FC+CONV, evidence, unit start"}, {"map-unit", "FC+CONV, unit prior held fixed"},
-      {"sgd", "FC+CONV, evidence, SGD"}};
-  const auto found = titles.find(member);
-  return found == titles.end() ? member : found->second;
-}
-
 std::string checks_text(const Result& r) {
   return fmt::format("{:.3f} {:+.2f} {}", r.decrement, r.gap,
                      !r.alive ? "dead" : (r.believable ? "pass" : "FAIL"));
@@ -65,6 +53,22 @@ double effective(const Result& r, size_t layer, size_t path) {
 
 }  // namespace
 
+const std::vector<std::string>& member_order() {
+  static const std::vector<std::string> order = {"evidence", "map",      "conv", "fc",
+                                                 "unit",     "map-unit", "sgd"};
+  return order;
+}
+
+std::string member_title(const std::string& member) {
+  static const std::map<std::string, std::string> titles = {
+      {"evidence", "FC+CONV, evidence"},         {"map", "FC+CONV, matched prior held fixed"},
+      {"conv", "strict CONV, evidence"},         {"fc", "strict FC, evidence"},
+      {"unit", "FC+CONV, evidence, unit start"}, {"map-unit", "FC+CONV, unit prior held fixed"},
+      {"sgd", "FC+CONV, evidence, SGD"}};
+  const auto found = titles.find(member);
+  return found == titles.end() ? member : found->second;
+}
+
 std::string run_table(const std::string& task, const Run& run,
                       const std::vector<std::string>& pathways) {
   std::string out = fmt::format("{}-MNIST\n", task);
@@ -83,11 +87,11 @@ std::string run_table(const std::string& task, const Run& run,
   }
   out += fmt::format("  {:<36} {:>9} {:>8} {:>12} {:>22}\n", "", "accuracy", "NLL", "log q / N",
                      "decrement, gap");
-  for (const char* member : kOrder) {
+  for (const auto& member : member_order()) {
     const auto found = run.find(member);
     if (found == run.end()) continue;
     const auto& r = found->second;
-    out += fmt::format("  {:<36} {:>8.2f}% {:>8.3f} {:>12.3f} {:>22}\n", title(member),
+    out += fmt::format("  {:<36} {:>8.2f}% {:>8.3f} {:>12.3f} {:>22}\n", member_title(member),
                        100 * r.accuracy, r.nll, r.per_datum(r.log_evidence), checks_text(r));
   }
   return out;
@@ -101,14 +105,14 @@ std::string summary_table(const std::string& task, const std::vector<Run>& runs,
       "|";
   std::string rule = "\n|---|---|---|---|---|---|---|---|";
   out += rule + "\n";
-  for (const char* member : kOrder) {
+  for (const auto& member : member_order()) {
     const auto accuracy = over(runs, member, [](const Result& r) { return 100 * r.accuracy; });
     if (accuracy.count == 0) continue;
     int64_t pass = 0;
     for (const auto& run : runs)
       if (const auto found = run.find(member); found != run.end()) pass += found->second.believable;
     out += fmt::format(
-        "| {} | {} | {} | {} | {} | {} | {} | {}/{} |\n", title(member), accuracy.count,
+        "| {} | {} | {} | {} | {} | {} | {} | {}/{} |\n", member_title(member), accuracy.count,
         text(accuracy, 2), text(over(runs, member, [](const Result& r) { return r.nll; }), 3),
         text(over(runs, member, [](const Result& r) { return r.per_datum(r.log_evidence); }), 3),
         text(over(runs, member, [](const Result& r) { return r.decrement; }), 3),
@@ -125,7 +129,7 @@ std::string summary_table(const std::string& task, const std::vector<Run>& runs,
     for (size_t l = 0; l < first->layers.size(); ++l)
       for (size_t k = 0; k < first->path_blocks[l].size(); ++k)
         out += fmt::format(
-            "| {} | {} | {} | {} | {} | {} |\n", title(member), first->layers[l],
+            "| {} | {} | {} | {} | {} | {} |\n", member_title(member), first->layers[l],
             k < pathways.size() ? pathways[k] : "",
             text(over(runs, member, [&](const Result& r) { return log_precision(r, l, k); }), 2),
             text(over(runs, member, [&](const Result& r) { return effective(r, l, k); }), 1),
@@ -140,7 +144,7 @@ std::vector<TableRow> table_rows(const std::vector<Run>& runs,
   const auto add = [&](std::string name, const Spread& s) {
     if (s.count > 0) rows.push_back({std::move(name), s.mean, s.std, s.count});
   };
-  for (const char* member : kOrder) {
+  for (const auto& member : member_order()) {
     add(fmt::format("{}/accuracy", member),
         over(runs, member, [](const Result& r) { return r.accuracy; }));
     add(fmt::format("{}/nll", member), over(runs, member, [](const Result& r) { return r.nll; }));

@@ -17,6 +17,10 @@ std::string run_table(const std::string& task, const Run& run,
 std::string summary_table(const std::string& task, const std::vector<Run>& runs,
                           const std::vector<std::string>& pathways);
 
+/// Names of the trainings in the order of the tables, and what the tables call them.
+const std::vector<std::string>& member_order();
+std::string member_title(const std::string& member);
+
 /// One line per number of run_table's second part, for `/table` of the run file.
 struct TableRow {
   std::string name;

@@ -119,6 +119,9 @@ int64_t LayerTable::width(std::string_view key, int64_t classes) {
     find(key);
     return classes;
   }
+  if (classes > 0 && node && node->is_string())
+    fail(unknown_name(fmt::format("{}: expected an integer or \"classes\"; width", key),
+                      node->as_string()->get(), {"classes"}));
   return integer(key);
 }
 

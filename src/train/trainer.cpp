@@ -55,6 +55,40 @@ Metrics plug_in_metrics(const Network& network, const Likelihood& likelihood, co
   return regression_metrics(prediction, variance, data.y);
 }
 
+void expect_trainable(Network& network, const TrainConfig& config, int64_t images) {
+  if (config.batch > images)
+    throw UsageError(fmt::format("train.batch: expected 1 ... {} (the training images), found {}",
+                                 images, config.batch));
+  if (config.optimiser != "kfac") return;
+  torch::NoGradGuard no_grad;
+  const auto& refresh = config.refresh;
+  const bool part = refresh.samples > 0 && refresh.samples < images;
+  const auto rows = part ? refresh.samples : images;
+  const auto columns = refresh.fisher == "exact"       ? network.outputs() - 1
+                       : refresh.fisher == "empirical" ? 1
+                                                       : refresh.draws;
+  // One image of zeros tells how many positions each block sees.
+  auto shape = network.input();
+  shape.insert(shape.begin(), 1);
+  Tape tape;
+  const auto f = network.forward(torch::zeros(shape), &tape);
+  network.backward(
+      torch::zeros_like(f).unsqueeze(0), tape,
+      [&](const Block& block, const Tensor& x, const Tensor& g) {
+        const auto [outputs, inputs] = std::pair(block.value().size(1), block.value().size(2));
+        const auto in = block.phi(x).size(2);
+        const auto out = block.to_positions(g.flatten(0, 1)).size(2) * columns;
+        const auto needed = std::max((inputs + in - 1) / in, (outputs + out - 1) / out);
+        if (rows < needed && outputs * inputs > 1)
+          throw UsageError(fmt::format(
+              "{}: expected at least {}, found {}: the factors of {} ({} inputs, {} outputs) need "
+              "as many for K-FAC steps; or use train.optimiser sgd",
+              part ? "train.refresh.samples" : "training images", needed, rows, block.name, inputs,
+              outputs));
+      },
+      false);
+}
+
 Priors make_priors(Network& network, const PriorUpdateConfig& config, const toml::table& table) {
   const auto matched = matched_precisions(network, config.lean);
   const auto blocks = named_blocks(network);
@@ -89,10 +123,8 @@ Trainer::Trainer(std::shared_ptr<Network> network, std::shared_ptr<Likelihood> l
   expect_valid(prior_config_);
   likelihood_->check_labels(train_.y, network_->outputs());
   likelihood_->check_labels(test_.y, network_->outputs());
-  if (config_.batch > train_.count())
-    throw UsageError(fmt::format("train.batch: expected 1 ... {} (the training images), found {}",
-                                 train_.count(), config_.batch));
   network_->eval();
+  expect_trainable(*network_, config_, train_.count());
   label_entropy_ = -likelihood_->baseline(train_.y, network_->outputs());
   if (config_.optimiser == "kfac") {
     kfac_ = std::make_unique<KfacStep>(blocks_, config_.kfac);

@@ -29,6 +29,10 @@ struct EpochRecord {
 };
 
 /// What a finished training is judged by.
+/// Throws UsageError where a training of `network` on so many images cannot work: naming the key,
+/// what it needs and what it has.
+void expect_trainable(Network& network, const TrainConfig& config, int64_t images);
+
 struct Outcome {
   Evidence evidence;
   double plain_log_evidence = 0;  ///< without the trace correction, at the same precisions

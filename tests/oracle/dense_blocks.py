@@ -272,10 +272,18 @@ class KronBlocks:
                 (f"{prefix}bias_V", [f"{prefix}bias_V"], bias_v)]
 
     def elementwise(self, layer):
-        """Affine part of norms and the scalar layers: the exact diagonal, read off the Jacobian."""
+        """Affine part of norms and the scalar layers, read off the Jacobian: of the scale the exact
+        diagonal, of the shift what any bias has."""
         blocks = []
         for name in dict.fromkeys(filter(None, (layer.weight, layer.bias))):
             J = self.seen.J[:, :, self.seen.rows[name]]
-            diagonal = torch.einsum("ncp,ncd,ndp->p", J, self.curvature, J)
-            blocks.append((name, [name], torch.diag(diagonal)))
+            if name == layer.bias and self.options.bias == "expand" and J.shape[2] > 1:
+                grads = [g.reshape(len(g), J.shape[2], -1) for g in layer.g]
+                matrix = sum(square(g[:, :, t], self.curvature[n])
+                             for n, g in enumerate(grads) for t in range(g.shape[2]))
+            else:
+                matrix = torch.einsum("ncp,ncd,ndq->pq", J, self.curvature, J)
+            if name != layer.bias:
+                matrix = torch.diag(matrix.diagonal())
+            blocks.append((name, [name], matrix))
         return blocks
