@@ -79,6 +79,7 @@ Tensor BiasBlock::gradient(const Tensor&, const Tensor& g) const {
 JointBlock::JointBlock(const Block& map, const Block& shift)
     : Block(map.weight()), weight_block_(map), bias_block_(shift) {
   name = map.name + "+bias";
+  phase_stride = map.phase_stride;
   const auto outputs = map.value().size(0) * map.value().size(1);
   if (shift.weight().numel() != outputs)
     throw UsageError(fmt::format(

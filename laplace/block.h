@@ -67,6 +67,8 @@ class Block {
   std::string name;       ///< as in the state_dict, "0.weight"
   Block* bias = nullptr;  ///< of a weight: the bias of the same layer, if any
   bool is_bias = false;
+  /// s where the layer behind keeps one of s x s phases of the output [.., H, W] (polyphase).
+  int64_t phase_stride = 1;
 
  protected:
   Tensor weight_;

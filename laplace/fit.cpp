@@ -84,6 +84,35 @@ Sharing block_sharing(const Block& block, const CurvatureOptions& options) {
   return options.bias == BiasCurvature::kExpand ? Sharing::kExpand : Sharing::kReduce;
 }
 
+/// Rows [Q, r, D] as they are, or their Gram matrix where that is smaller.
+void add_either(FactorSum& sum, const Tensor& rows) {
+  if (sum.wants_rows(rows.size(2))) {
+    sum.add_rows(rows);
+  } else {
+    sum.add_gram(rows.transpose(1, 2).matmul(rows).to(torch::kFloat64));
+  }
+}
+
+/// phi [Q, n, T', J] and cotangents [Q, R n, T', O] at the positions of the phase that the layer
+/// behind keeps: of the s x s phases of g [R, n, O, H, W], the only one that is not zero.
+std::pair<Tensor, Tensor> kept_positions(const Block& block, const Tensor& x, const Tensor& g) {
+  const auto s = block.phase_stride;
+  const auto folds = g.size(0), n = g.size(1), h = g.size(3), w = g.size(4);
+  const auto size = g.abs().amax({0, 2}).view({n, h / s, s, w / s, s});
+  const auto phase = size.amax({1, 3}).view({n, s * s}).argmax(1);  // i s + j
+  const auto all = torch::arange(h * w, phase.options())
+                       .view({h / s, s, w / s, s})
+                       .permute({1, 3, 0, 2})
+                       .reshape({s * s, -1});
+  const auto index = all.index_select(0, phase);  // [n, T']
+  const auto gather = [](const Tensor& from, const Tensor& at) {
+    return from.gather(2, at.view({1, at.size(0), at.size(1), 1})
+                              .expand({from.size(0), -1, -1, from.size(3)}));
+  };
+  return {gather(block.phi(x), index),
+          gather(block.to_positions(g.flatten(0, 1)), index.repeat({folds, 1}))};
+}
+
 void add_kron(KronSums& sums, const Block& block, const Tensor& x, const Tensor& g,
               const CurvatureOptions& options, int64_t samples) {
   const auto shape = block.value().sizes().vec();  // of a temporary
@@ -95,27 +124,36 @@ void add_kron(KronSums& sums, const Block& block, const Tensor& x, const Tensor&
     sums.a.add_gram(torch::full({shape[0], 1, 1}, static_cast<double>(g.size(1)), torch::kFloat64));
     return;
   }
+  Tensor phi, positions;  // where a polyphase layer drops some, those it keeps
+  if (options.positions == Positions::kSelected && block.phase_stride > 1 && !block.is_constant())
+    std::tie(phi, positions) = kept_positions(block, x, g);
+  const bool selected = phi.defined();
   if (!sums.started) {
     sums.started = true;
-    const auto t = sharing == Sharing::kReduce ? 1 : block.phi(x.narrow(0, 0, 1)).size(2);
+    const auto t = sharing == Sharing::kReduce ? 1
+                   : selected                  ? phi.size(2)
+                                               : block.phi(x.narrow(0, 0, 1)).size(2);
     const auto t_out =
-        sharing == Sharing::kReduce
-            ? 1
+        sharing == Sharing::kReduce ? 1
+        : selected
+            ? t
             : block.to_positions(g.narrow(0, 0, 1).narrow(1, 0, 1).flatten(0, 1)).size(2);
     sums.a = FactorSum(samples * t);
     sums.b = FactorSum(samples * t_out * g.size(0));
   }
-  if (sums.a.wants_rows(shape[2])) {
-    const auto phi = block.phi(x);
-    sums.a.add_rows(sharing == Sharing::kReduce ? phi.mean(2) : phi.flatten(1, 2));
+  if (selected || sums.a.wants_rows(shape[2])) {
+    if (!selected) phi = block.phi(x);
+    const auto rows = sharing == Sharing::kReduce ? phi.mean(2) : phi.flatten(1, 2);
+    add_either(sums.a, rows);
   } else {
     sums.a.add_gram(input_factor(block, x, sharing));
   }
-  if (sums.b.wants_rows(shape[1])) {
-    const auto positions = block.to_positions(g.flatten(0, 1));
+  if (selected || sums.b.wants_rows(shape[1])) {
+    if (!selected) positions = block.to_positions(g.flatten(0, 1));
     const auto t = block.is_constant() ? 1.0 : static_cast<double>(positions.size(2));
-    sums.b.add_rows(sharing == Sharing::kReduce ? positions.sum(2)
-                                                : positions.flatten(1, 2) / std::sqrt(t));
+    const auto rows = sharing == Sharing::kReduce ? positions.sum(2)
+                                                  : positions.flatten(1, 2) / std::sqrt(t);
+    add_either(sums.b, rows);
   } else {
     sums.b.add_gram(output_factor(block, g, sharing));
   }

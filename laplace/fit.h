@@ -34,6 +34,10 @@ enum class BiasCurvature {
   kJoint,   ///< weight and bias as one block over [phi; 1]
 };
 
+/// Positions of a convolution right before a polyphase layer: those of the phase each sample keeps
+/// (the others have no gradient; default), or all, as the reference code counts them.
+enum class Positions { kSelected, kAll };
+
 struct CurvatureOptions {
   Structure structure = Structure::kKron;
   Fisher fisher = Fisher::kExact;
@@ -41,6 +45,7 @@ struct CurvatureOptions {
   Sharing sharing = Sharing::kExpand;
   Correction correction = Correction::kTrace;
   BiasCurvature bias = BiasCurvature::kExact;
+  Positions positions = Positions::kSelected;
   int64_t batch = 250;        ///< samples per chunk; results do not depend on it
   Stream stream = Stream(0);  ///< of the Monte Carlo labels
   bool bases = true;          ///< eigenvectors, for all but the evidence

@@ -43,6 +43,9 @@ class Layer : public torch::nn::Module {
   /// and `direction` at the weights; undefined where it is zero.
   virtual Tensor jvp(const Tensor& dx, const Tape& tape, const Direction& direction) const = 0;
 
+  /// Told that the layer behind keeps one of stride x stride phases of this one's output.
+  virtual void before_polyphase(int64_t stride) { (void)stride; }
+
   /// Every Block of the layer, in the order of its parameters.
   virtual void visit_blocks(const std::function<void(Block&)>& visit) { (void)visit; }
 };

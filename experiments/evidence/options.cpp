@@ -144,6 +144,7 @@ CurvatureOptions curvature_options(const EvidenceOptions& o, const Stream& root,
   c.bias = o.bias == "expand"  ? BiasCurvature::kExpand
            : o.bias == "joint" ? BiasCurvature::kJoint
                                : BiasCurvature::kExact;
+  c.positions = o.positions == "all" ? Positions::kAll : Positions::kSelected;
   // --bias chooses among Kronecker rules; the other structures treat every bias exactly.
   if (c.structure != Structure::kKron) c.bias = BiasCurvature::kExact;
   c.batch = o.batch;

@@ -19,6 +19,7 @@ struct EvidenceOptions {
   std::string sharing = "expand";
   std::string correction = "trace";
   std::string bias = "exact";
+  std::string positions = "selected";
   std::string prior = "layerwise";
   std::vector<double> prior_precision = {1.0};
   std::string fit = "none";
@@ -51,6 +52,8 @@ struct EvidenceOptions {
     field("sharing", sharing, "positions as samples, or summed first", {"expand", "reduce"});
     field("correction", correction, "scale each Kronecker block to its exact trace",
           {"trace", "none"});
+    field("positions", positions, "of a convolution before a polyphase layer",
+          {"selected", "all"});
     field("bias", bias, "curvature of a bias shared over positions", {"exact", "expand", "joint"});
     field("prior", prior, "one precision per block, one for all, or one per entry",
           {"layerwise", "scalar", "diagonal"});

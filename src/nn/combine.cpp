@@ -1,8 +1,16 @@
 #include "nn/combine.h"
 
+#include "nn/pointwise.h"
+
 namespace evariste {
 
+void Sequential::before_polyphase(int64_t stride) {
+  if (!layers_.empty()) layers_.back()->before_polyphase(stride);
+}
+
 void Sequential::append(std::shared_ptr<Layer> layer) {
+  if (const auto polyphase = std::dynamic_pointer_cast<Polyphase>(layer))
+    before_polyphase(polyphase->stride());
   register_module(std::to_string(layers_.size()), layer);
   layers_.push_back(std::move(layer));
 }
@@ -50,6 +58,10 @@ Tensor Residual::jvp(const Tensor& dx, const Tape& tape, const Direction& direct
   const auto dy = Sequential::jvp(dx, tape, direction);
   if (!dx.defined()) return dy;
   return dy.defined() ? dx + dy : dx;
+}
+
+void Sum::before_polyphase(int64_t stride) {
+  for (const auto& path : paths_) path->before_polyphase(stride);
 }
 
 void Sum::append(std::shared_ptr<Layer> path) {

@@ -15,6 +15,7 @@ class Sequential : public Layer {
   Tensor backward(const Tensor& g, const Tape& tape, const Sink& sink,
                   bool needs_input) const override;
   Tensor jvp(const Tensor& dx, const Tape& tape, const Direction& direction) const override;
+  void before_polyphase(int64_t stride) override;
   void visit_blocks(const std::function<void(Block&)>& visit) override;
 
  private:
@@ -43,6 +44,7 @@ class Sum : public Layer {
   Tensor backward(const Tensor& g, const Tape& tape, const Sink& sink,
                   bool needs_input) const override;
   Tensor jvp(const Tensor& dx, const Tape& tape, const Direction& direction) const override;
+  void before_polyphase(int64_t stride) override;
   void visit_blocks(const std::function<void(Block&)>& visit) override;
 
  private:

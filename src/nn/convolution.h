@@ -44,6 +44,7 @@ class ConvBlock : public Block {
 class Conv2d : public LinearMap {
  public:
   Conv2d(int64_t inputs, int64_t outputs, const ConvGeometry& geometry, bool bias = true);
+  void before_polyphase(int64_t stride) override { weight_block().phase_stride = stride; }
 };
 
 /// torch.nn.Conv1d; x [n, C, L], weight [O, C/groups, k].

@@ -91,6 +91,7 @@ class Flatten : public Gather {
 class Polyphase : public Gather {
  public:
   explicit Polyphase(int64_t stride);
+  int64_t stride() const { return stride_; }
   Tensor forward(const Tensor& x, Tape* tape) const override;
   Tensor jvp(const Tensor& dx, const Tape& tape, const Direction& direction) const override;
 

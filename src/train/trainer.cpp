@@ -71,7 +71,8 @@ void expect_trainable(Network& network, const TrainConfig& config, int64_t image
   auto shape = network.input();
   shape.insert(shape.begin(), 1);
   Tape tape;
-  const auto f = network.forward(torch::zeros(shape), &tape);
+  const auto type = torch::dtype(network.parameters().at(0).scalar_type());
+  const auto f = network.forward(torch::zeros(shape, type), &tape);
   network.backward(
       torch::zeros_like(f).unsqueeze(0), tape,
       [&](const Block& block, const Tensor& x, const Tensor& g) {

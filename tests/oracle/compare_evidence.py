@@ -41,6 +41,8 @@ def option_sets(structure, likelihood, blocks, quick):
             if chosen != {"sharing": "expand", "correction": "trace", "bias": "exact"} and \
                     not (quick and (correction, bias) == ("trace", "expand")):
                 yield chosen
+        yield {"positions": "all"}
+        yield {"positions": "all", "sharing": "reduce", "correction": "none"}
     if structure != "lastlayer":
         yield {"prior_precision": tuple(0.5 + 0.25 * i for i in range(blocks))}
     if likelihood != "regression":
@@ -79,7 +81,7 @@ def to_flags(options):
     flags = []
     for field in dataclasses.fields(Options):
         value = getattr(options, field.name)
-        if value != field.default and field.name != "positions":
+        if value != field.default:
             values = value if isinstance(value, tuple) else (value,)
             flags += [f"--{field.name.replace('_', '-')}", *map(str, values)]
     return flags

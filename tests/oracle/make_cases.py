@@ -112,8 +112,7 @@ CASES = {
     "factored-regression": (FACTORED, {"likelihood": "regression", "noise": 0.5}),
     "grouped": (GROUPED, {"likelihood": "classification"}),
     "norms": (NORMS, {"likelihood": "classification"}),
-    # The engine's Kronecker factors sum over all outputs of the convolution, kept or not.
-    "polyphase": (POLYPHASE, {"likelihood": "classification", "positions": "all"}),
+    "polyphase": (POLYPHASE, {"likelihood": "classification"}),
 }
 
 
