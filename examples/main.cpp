@@ -15,8 +15,8 @@
 namespace ev = evariste;
 using torch::Tensor;
 
-/// theta ~ multivariate Student-t over the whole block: a Gaussian whose precision was integrated out
-/// under Gamma(nu/2, nu s^2/2). log s is learned; heavy tails forgive a few large weights.
+/// theta ~ multivariate Student-t over the whole block: a Gaussian whose precision was integrated
+/// out under Gamma(nu/2, nu s^2/2). log s is learned; heavy tails forgive a few large weights.
 class StudentT {
  public:
   static constexpr std::string_view kName = "student-t";
@@ -43,8 +43,8 @@ class StudentT {
 };
 static_assert(ev::LayerPrior<StudentT>);
 
-/// y = W phi(x) with phi(x) = differences of neighbouring inputs. Only phi and the layout of the output
-/// are given; backward, curvature, evidence and predictive follow.
+/// y = W phi(x) with phi(x) = differences of neighbouring inputs. Only phi and the layout of the
+/// output are given; backward, curvature, evidence and predictive follow.
 class DifferenceBlock : public ev::Block {
  public:
   using Block::Block;

@@ -11,7 +11,8 @@ double Curvature::log_det_ratio(const Precisions& precisions) const {
 double Curvature::inverse_norm(const std::vector<Tensor>& g, const Precisions& precisions) const {
   const auto solved = solve(g, precisions);
   double sum = 0;
-  for (size_t m = 0; m < g.size(); ++m) sum += (g[m] * solved[m]).sum(torch::kFloat64).item<double>();
+  for (size_t m = 0; m < g.size(); ++m)
+    sum += (g[m] * solved[m]).sum(torch::kFloat64).item<double>();
   return sum;
 }
 

@@ -106,8 +106,8 @@ std::pair<Tensor, Tensor> kept_positions(const Block& block, const Tensor& x, co
                        .reshape({s * s, -1});
   const auto index = all.index_select(0, phase);  // [n, T']
   const auto gather = [](const Tensor& from, const Tensor& at) {
-    return from.gather(2, at.view({1, at.size(0), at.size(1), 1})
-                              .expand({from.size(0), -1, -1, from.size(3)}));
+    return from.gather(
+        2, at.view({1, at.size(0), at.size(1), 1}).expand({from.size(0), -1, -1, from.size(3)}));
   };
   return {gather(block.phi(x), index),
           gather(block.to_positions(g.flatten(0, 1)), index.repeat({folds, 1}))};
@@ -135,9 +135,8 @@ void add_kron(KronSums& sums, const Block& block, const Tensor& x, const Tensor&
                                                : block.phi(x.narrow(0, 0, 1)).size(2);
     const auto t_out =
         sharing == Sharing::kReduce ? 1
-        : selected
-            ? t
-            : block.to_positions(g.narrow(0, 0, 1).narrow(1, 0, 1).flatten(0, 1)).size(2);
+        : selected                  ? t
+                   : block.to_positions(g.narrow(0, 0, 1).narrow(1, 0, 1).flatten(0, 1)).size(2);
     sums.a = FactorSum(samples * t);
     sums.b = FactorSum(samples * t_out * g.size(0));
   }
@@ -151,8 +150,8 @@ void add_kron(KronSums& sums, const Block& block, const Tensor& x, const Tensor&
   if (selected || sums.b.wants_rows(shape[1])) {
     if (!selected) positions = block.to_positions(g.flatten(0, 1));
     const auto t = block.is_constant() ? 1.0 : static_cast<double>(positions.size(2));
-    const auto rows = sharing == Sharing::kReduce ? positions.sum(2)
-                                                  : positions.flatten(1, 2) / std::sqrt(t);
+    const auto rows =
+        sharing == Sharing::kReduce ? positions.sum(2) : positions.flatten(1, 2) / std::sqrt(t);
     add_either(sums.b, rows);
   } else {
     sums.b.add_gram(output_factor(block, g, sharing));

@@ -52,8 +52,7 @@ struct EvidenceOptions {
     field("sharing", sharing, "positions as samples, or summed first", {"expand", "reduce"});
     field("correction", correction, "scale each Kronecker block to its exact trace",
           {"trace", "none"});
-    field("positions", positions, "of a convolution before a polyphase layer",
-          {"selected", "all"});
+    field("positions", positions, "of a convolution before a polyphase layer", {"selected", "all"});
     field("bias", bias, "curvature of a bias shared over positions", {"exact", "expand", "joint"});
     field("prior", prior, "one precision per block, one for all, or one per entry",
           {"layerwise", "scalar", "diagonal"});

@@ -63,8 +63,8 @@ int64_t task_classes(const std::string& task);
 Member make_member(const LayerwiseConfig& config, const std::string& name);
 std::vector<std::string> control_names();
 
-/// Refuses with UsageError what can be refused before images are read and folders made: tasks, seeds,
-/// controls, and for each member its network and its prior.
+/// Refuses with UsageError what can be refused before images are read and folders made: tasks,
+/// seeds, controls, and for each member its network and its prior.
 void expect_valid(const LayerwiseConfig& config);
 
 /// The network with only the pathways of one type ("conv", "fc") in every sum.

@@ -92,7 +92,8 @@ class Claim {
 std::string all_trainings(const std::vector<Run>& runs, const std::vector<std::string>& pathways,
                           int64_t first_seed) {
   std::string out =
-      "| seed | network | accuracy % | test NLL | log q/N | plain KFAC | decrement | gap | checks | "
+      "| seed | network | accuracy % | test NLL | log q/N | plain KFAC | decrement | gap | checks "
+      "| "
       "conv share per layer | seconds |\n|---|---|---|---|---|---|---|---|---|---|---|\n";
   for (size_t s = 0; s < runs.size(); ++s)
     for (const auto& member : member_order()) {
@@ -180,9 +181,9 @@ std::string quadrant_claims(const std::vector<Run>& runs, const std::vector<Run>
     const auto* strict = find(runs[s], "conv");
     const auto* same = s < digit.size() ? find(digit[s], "conv") : nullptr;
     if (strict && same)
-      bound.add(seed, strict->accuracy <= 0.25 * same->accuracy + 0.013,
-                fmt::format("{:.2f} against {:.2f}", 100 * strict->accuracy,
-                            25 * same->accuracy + 1.3));
+      bound.add(
+          seed, strict->accuracy <= 0.25 * same->accuracy + 0.013,
+          fmt::format("{:.2f} against {:.2f}", 100 * strict->accuracy, 25 * same->accuracy + 1.3));
   }
   return fit.markdown() + layers.markdown() + bound.markdown();
 }
@@ -199,7 +200,8 @@ std::string common_claims(const std::vector<Run>& runs, const std::vector<std::s
                *first_order = find(runs[s], "sgd");
     if (e && map) {
       better.add(seed, e->nll < map->nll, fmt::format("{:+.3f}", e->nll - map->nll));
-      const auto with = shares_of(*e, pathways, "conv"), without = shares_of(*map, pathways, "conv");
+      const auto with = shares_of(*e, pathways, "conv"),
+                 without = shares_of(*map, pathways, "conv");
       std::string difference;
       double largest = 0;
       for (size_t l = 0; l < with.size() && l < without.size(); ++l) {

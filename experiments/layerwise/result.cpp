@@ -58,17 +58,16 @@ void put_result(State& state, const Result& r) {
   for (const auto& b : r.blocks)
     blocks.push_back({b.name, b.parameters, b.log_precision, b.effective, b.squared_norm,
                       std::isfinite(b.trace_ratio) ? Json(b.trace_ratio) : Json()});
-  const Json json = {
-      {"samples", r.samples},
-      {"numbers",
-       {r.log_evidence, r.log_likelihood, r.log_det_ratio, r.scatter, r.decrement, r.gap,
-        r.alive ? 1.0 : 0.0, r.believable ? 1.0 : 0.0, r.accuracy, r.nll, r.ece, r.seconds,
-        r.plain_log_evidence}},
-      {"blocks", blocks},
-      {"layers", r.layers},
-      {"path_blocks", r.path_blocks},
-      {"shares_variance", r.shares_variance},
-      {"shares_effective", r.shares_effective}};
+  const Json json = {{"samples", r.samples},
+                     {"numbers",
+                      {r.log_evidence, r.log_likelihood, r.log_det_ratio, r.scatter, r.decrement,
+                       r.gap, r.alive ? 1.0 : 0.0, r.believable ? 1.0 : 0.0, r.accuracy, r.nll,
+                       r.ece, r.seconds, r.plain_log_evidence}},
+                     {"blocks", blocks},
+                     {"layers", r.layers},
+                     {"path_blocks", r.path_blocks},
+                     {"shares_variance", r.shares_variance},
+                     {"shares_effective", r.shares_effective}};
   state[kPrefix + r.member] = text_tensor(json.dump());
 }
 

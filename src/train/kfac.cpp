@@ -204,8 +204,8 @@ double KfacStep::step(const Loss& loss, double lr, double weight, bool average) 
     nu = std::min(1.0, std::sqrt(config_.clip * static_cast<double>(samples_) /
                                  (lr * lr * decrease + 1e-300)));
     for (const auto& part : parts_) {
-      const auto [along, curved] = advance(at, part.begin, part.count, part.pull, damping_,
-                                           config_.momentum, nu, lr);
+      const auto [along, curved] =
+          advance(at, part.begin, part.count, part.pull, damping_, config_.momentum, nu, lr);
       slope -= lr * along;
       predicted += 0.5 * lr * lr * curved;
     }

@@ -89,7 +89,6 @@ inline void write_idx_set(const std::filesystem::path& folder, uint32_t n,
   }
 }
 
-
 /// "<exit code>: <message>" of the Error that `call` throws; "" where it throws none.
 template <class Call>
 std::string error_of(Call&& call) {

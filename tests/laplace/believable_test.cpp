@@ -161,7 +161,8 @@ TEST_CASE("the gap may be looked for in a part of the data, the decrement is of 
   const auto part_of_data = [&](int64_t begin, int64_t count) {
     return Samples{model.data.x.narrow(0, begin, count), model.data.y.narrow(0, begin, count)};
   };
-  const auto whole = run(model.data), head = run(part_of_data(0, 4)), tail = run(part_of_data(4, 8));
+  const auto whole = run(model.data), head = run(part_of_data(0, 4)),
+             tail = run(part_of_data(4, 8));
   CHECK(head.newton_decrement == Approx(whole.newton_decrement));
   CHECK(newton_decrement(*model.network, model.likelihood, model.data, fit, priors,
                          model.temperature, 7) == Approx(whole.newton_decrement));

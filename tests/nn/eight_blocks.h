@@ -23,7 +23,8 @@ inline std::string eight_block_network(const std::vector<std::string>& paths, in
     for (const auto& path : paths) {
       if (path == "conv") {
         auto conv = fmt::format(
-            "{{ type = 'conv', out = {}, kernel = 3, padding = 1, padding_mode = 'circular' }}", out);
+            "{{ type = 'conv', out = {}, kernel = 3, padding = 1, padding_mode = 'circular' }}",
+            out);
         if (stride > 1) conv += fmt::format(", {{ type = 'polyphase', stride = {} }}", stride);
         maps.push_back(paths.size() > 1 ? "[" + conv + "]" : conv);
       } else {

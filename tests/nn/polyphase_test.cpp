@@ -68,11 +68,11 @@ TEST_CASE("the phase with the largest maximum is kept, ties in the order of the 
 TEST_CASE("a polyphase layer marks the convolutions right before it, through sums and lists",
           "[nn]") {
   const std::string conv = "{ type = 'conv', out = 2, kernel = 3, padding = 1 }";
-  const auto network = network_of(
-      "input = [1, 8, 8]\nlayer = [" + conv + ", { type = 'relu' }, { type = 'sum', of = [" + conv +
-      ", [" + conv + ", " + conv +
-      "], { type = 'fc', out = 2 }] }, { type = 'polyphase' }, { type = 'flatten' }, "
-      "{ type = 'linear', out = 3 }]");
+  const auto network =
+      network_of("input = [1, 8, 8]\nlayer = [" + conv +
+                 ", { type = 'relu' }, { type = 'sum', of = [" + conv + ", [" + conv + ", " + conv +
+                 "], { type = 'fc', out = 2 }] }, { type = 'polyphase' }, { type = 'flatten' }, "
+                 "{ type = 'linear', out = 3 }]");
   std::map<std::string, int64_t> strides;
   for (const auto* block : named_blocks(*network)) strides[block->name] = block->phase_stride;
   CHECK(strides.at("0.weight") == 1);
@@ -83,15 +83,17 @@ TEST_CASE("a polyphase layer marks the convolutions right before it, through sum
 }
 
 TEST_CASE("dropped positions change the factors only where positions = all", "[nn]") {
-  // Selected, the factors are those of the T/4 kept patches: with the phase that is kept known, those
-  // of a strided convolution.
+  // Selected, the factors are those of the T/4 kept patches: with the phase that is kept known,
+  // those of a strided convolution.
   torch::NoGradGuard no_grad;
   const std::string tail = "{ type = 'flatten' }, { type = 'linear', out = 3 }]";
   const auto dropping = network_of(
       "input = [1, 6, 6]\nlayer = [{ type = 'conv', out = 2, kernel = 3, padding = 1 }, "
-      "{ type = 'polyphase' }, " + tail);
+      "{ type = 'polyphase' }, " +
+      tail);
   const auto strided = network_of(
-      "input = [1, 6, 6]\nlayer = [{ type = 'conv', out = 2, kernel = 3, padding = 1, stride = 2 }, " +
+      "input = [1, 6, 6]\nlayer = [{ type = 'conv', out = 2, kernel = 3, padding = 1, stride = 2 "
+      "}, " +
       tail);
   randomise(*dropping, 1);
   strided->to(torch::kFloat64);

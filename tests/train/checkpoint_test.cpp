@@ -63,6 +63,5 @@ TEST_CASE("a missing state is wrong use, a damaged one an I/O error that names t
 
 TEST_CASE("text passes through a tensor unchanged", "[checkpoint]") {
   const std::vector<std::string> texts = {"", "0", "Évariste\n\ttab", std::string("\0\xff", 2)};
-  for (const auto& text : texts)
-    CHECK(tensor_text(text_tensor(text)) == text);
+  for (const auto& text : texts) CHECK(tensor_text(text_tensor(text)) == text);
 }

@@ -54,7 +54,7 @@ TEST_CASE("a trainer refuses what cannot be trained", "[train][config]") {
     small.prior_keys = toml::parse("type = 'diagonal-gaussian'");
     small.train.burn_in = 1;
     const auto trainer = small.make();
-    CHECK_THROWS_WITH(trainer->run_epoch(), Contains("one precision per block") &&
-                                                Contains("0.0.weight"));
+    CHECK_THROWS_WITH(trainer->run_epoch(),
+                      Contains("one precision per block") && Contains("0.0.weight"));
   }
 }

@@ -120,7 +120,8 @@ struct Problem {
 
 const char* const kSmall =
     "input = [2, 6, 6]\nlayer = [{ type = 'conv', out = 4, kernel = 3, groups = 2 }, "
-    "{ type = 'tanh' }, { type = 'maxpool', kernel = 2 }, { type = 'scale' }, { type = 'flatten' }, "
+    "{ type = 'tanh' }, { type = 'maxpool', kernel = 2 }, { type = 'scale' }, { type = 'flatten' "
+    "}, "
     "{ type = 'linear', out = 3 }]";
 // 256 x 256 = 65536 weights: the dense layer works in coordinates itself.
 const char* const kLarge =
@@ -214,8 +215,7 @@ TEST_CASE("the step is shortened to the KL bound", "[kfac]") {
   compare(small_problem(), config, 15, 0.1);
 }
 
-TEST_CASE("entering and leaving changes neither the function nor where the weights lie",
-          "[kfac]") {
+TEST_CASE("entering and leaving changes neither the function nor where the weights lie", "[kfac]") {
   auto problem = GENERATE(0, 1) ? large_problem() : small_problem();
   const auto start = problem.weights(problem.blocks);
   const auto f = problem.network->forward(problem.data.x);
@@ -262,9 +262,9 @@ TEST_CASE("on a linear Gaussian problem one undamped step reaches the mode", "[k
   kfac.leave();
   const auto& x = problem.data.x;
   const double beta = 1 / (0.6 * 0.6);
-  const auto mode = at::linalg_solve(
-      beta * x.t().mm(x) + problem.precisions[0] * torch::eye(5, torch::kFloat64),
-      beta * x.t().mm(problem.data.y));
+  const auto mode =
+      at::linalg_solve(beta * x.t().mm(x) + problem.precisions[0] * torch::eye(5, torch::kFloat64),
+                       beta * x.t().mm(problem.data.y));
   CHECK(at::allclose(problem.blocks[0]->weight().detach(), mode.t(), 1e-10, 1e-10));
 }
 
@@ -292,8 +292,8 @@ TEST_CASE("the damping follows the ratio of actual to predicted decrease", "[kfa
       bent[m] = f.correction * f.b.dense().matmul(u[m]).matmul(f.a.dense()) +
                 problem.precisions[m] * u[m];
       next[m] = theta[m] - lr * u[m];
-      prior += 0.5 * problem.precisions[m] *
-               (next[m].square() - theta[m].square()).sum().item<double>();
+      prior +=
+          0.5 * problem.precisions[m] * (next[m].square() - theta[m].square()).sum().item<double>();
     }
     const double before = problem.loss(rows);
     problem.set_reference(next);

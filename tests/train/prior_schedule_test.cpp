@@ -147,7 +147,8 @@ TEST_CASE("in a K-FAC epoch the prior pulls with its factor over itself plus the
   alone.prior.ramp = GENERATE(1.0, 0.25);
   double expected = 1;
   for (int step = 0; step < 8; ++step)
-    expected *= 1 - cosine(alone.train.kfac.lr, step, 8) * alone.prior.ramp / (alone.prior.ramp + 3);
+    expected *=
+        1 - cosine(alone.train.kfac.lr, step, 8) * alone.prior.ramp / (alone.prior.ramp + 3);
   alone.prior.fitted = 1e-9;
   CHECK(alone.factor() == Approx(expected).epsilon(1e-12));
 }

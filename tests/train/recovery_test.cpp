@@ -30,7 +30,8 @@ bool is_finite(Trainer& trainer) {
 
 }  // namespace
 
-TEST_CASE("a weight that turns NaN costs the steps since the last good state", "[train][recovery]") {
+TEST_CASE("a weight that turns NaN costs the steps since the last good state",
+          "[train][recovery]") {
   SmallTraining small;
   small.train.optimiser = GENERATE("kfac", "sgd", "adam");
   CAPTURE(small.train.optimiser);

@@ -11,9 +11,16 @@ namespace {
 
 /// Every number of a record, NaN where there is none.
 std::vector<double> numbers(const EpochRecord& r) {
-  std::vector<double> out = {static_cast<double>(r.epoch), r.train_loss, r.train_accuracy,
-                             r.test_accuracy, r.test_nll, r.learning_rate, r.damping,
-                             r.prior_factor, r.evidence ? 1.0 : 0.0, r.checks ? 1.0 : 0.0};
+  std::vector<double> out = {static_cast<double>(r.epoch),
+                             r.train_loss,
+                             r.train_accuracy,
+                             r.test_accuracy,
+                             r.test_nll,
+                             r.learning_rate,
+                             r.damping,
+                             r.prior_factor,
+                             r.evidence ? 1.0 : 0.0,
+                             r.checks ? 1.0 : 0.0};
   if (r.evidence) {
     out.insert(out.end(), {r.evidence->log_evidence, r.evidence->log_likelihood});
     for (const auto& b : r.evidence->blocks)
@@ -82,7 +89,8 @@ TEST_CASE("a training resumes into a recovery as it would have gone through it",
   const auto resumed = small.make();
   resumed->set_state(straight->state());
   for (auto* trainer : {straight.get(), resumed.get()}) spoil(*trainer);
-  while (!straight->is_done()) CHECK(numbers(resumed->run_epoch()) == numbers(straight->run_epoch()));
+  while (!straight->is_done())
+    CHECK(numbers(resumed->run_epoch()) == numbers(straight->run_epoch()));
   expect_same(resumed->state(), straight->state());
 }
 

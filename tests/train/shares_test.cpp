@@ -66,8 +66,8 @@ TEST_CASE("the effective share compares the mean gamma/P of the pathways' weight
   const auto layers = pathway_layers(*network);
   Evidence evidence;
   const std::map<std::string, std::pair<int64_t, double>> effective = {
-      {"0.0.weight", {10, 6.0}},  {"0.1.weight", {100, 20.0}},   {"0.0.bias", {1, 1.0}},
-      {"1.0.0.weight", {4, 1.0}}, {"1.0.1.weight", {4, 0.0}},    {"1.0.2.0.weight", {2, 1.0}},
+      {"0.0.weight", {10, 6.0}},   {"0.1.weight", {100, 20.0}}, {"0.0.bias", {1, 1.0}},
+      {"1.0.0.weight", {4, 1.0}},  {"1.0.1.weight", {4, 0.0}},  {"1.0.2.0.weight", {2, 1.0}},
       {"1.0.2.1.weight", {8, 4.0}}};
   for (const auto& [name, numbers] : effective) {
     BlockEvidence block;

@@ -1,5 +1,5 @@
-// A training small enough to repeat many times in a second: 60 images in three classes, a sum of two
-// pathways and a linear layer, float64.
+// A training small enough to repeat many times in a second: 60 images in three classes, a sum of
+// two pathways and a linear layer, float64.
 #pragma once
 
 #include <sstream>
