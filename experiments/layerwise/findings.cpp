@@ -40,33 +40,23 @@ std::vector<double> shares_of(const Result& r, const std::vector<std::string>& p
   return out;
 }
 
-/// Largest |delta |theta|^2 / gamma - 1| over the blocks that are not pruned: 0 at a joint optimum
-/// of weights and precisions (MacKay's fixed point).
-double distance_from_fixed_point(const Result& r) {
-  double worst = 0;
-  for (const auto& b : r.blocks)
-    if (b.log_precision < kClamp && b.effective > 1e-3)
-      worst =
-          std::max(worst, std::abs(std::exp(b.log_precision) * b.squared_norm / b.effective - 1));
-  return worst;
-}
-
-/// The worst of them, by name.
-std::string farthest_block(const Result& r) {
-  std::string name;
-  double worst = -1;
+/// Largest |delta |theta|^2 / gamma - 1| over the blocks that are not pruned (precision at its
+/// bound, or gamma below 0.001): 0 at a joint optimum of weights and precisions (MacKay's fixed
+/// point).
+std::pair<double, std::string> distance_from_fixed_point(const Result& r) {
+  std::pair<double, std::string> worst{0, "none"};
   for (const auto& b : r.blocks) {
     if (b.log_precision >= kClamp || b.effective <= 1e-3) continue;
     const double d = std::abs(std::exp(b.log_precision) * b.squared_norm / b.effective - 1);
-    if (d > worst) worst = d, name = b.name;
+    if (d > worst.first) worst = {d, b.name};
   }
-  return name;
+  return worst;
 }
 
 std::string share_text(const std::vector<double>& shares) {
   std::string out;
   for (const double s : shares) out += fmt::format("{}{:.3f}", out.empty() ? "" : " ", s);
-  return out.empty() ? "" : out;
+  return out;
 }
 
 /// A claim and, seed by seed, whether it holds and by what number.
@@ -211,8 +201,8 @@ std::string common_claims(const std::vector<Run>& runs, const std::vector<std::s
       if (!with.empty()) adds.add(seed, largest >= 0.05, difference);
     }
     if (e) {
-      const double distance = distance_from_fixed_point(*e);
-      fixed.add(seed, distance < 0.05, fmt::format("{:.3f} at {}", distance, farthest_block(*e)));
+      const auto [distance, block] = distance_from_fixed_point(*e);
+      fixed.add(seed, distance < 0.05, fmt::format("{:.3f} at {}", distance, block));
     }
     if (first_order)
       sgd.add(seed, !first_order->believable,

@@ -28,11 +28,11 @@ struct EpochRecord {
   std::vector<std::vector<double>> shares_variance, shares_effective;
 };
 
-/// What a finished training is judged by.
 /// Throws UsageError where a training of `network` on so many images cannot work: naming the key,
 /// what it needs and what it has.
 void expect_trainable(Network& network, const TrainConfig& config, int64_t images);
 
+/// What a finished training is judged by.
 struct Outcome {
   Evidence evidence;
   double plain_log_evidence = 0;  ///< without the trace correction, at the same precisions

@@ -1,0 +1,37 @@
+"""Two numbers of run files that no table has: when K-FAC reached the best evidence of SGD, and how far
+each block was from delta |theta|^2 = gamma at the last epoch.
+
+    python notebooks/questions.py results/layerwise/*-reduced-seed*
+"""
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import xarray
+
+
+def group(folder, name):
+    return xarray.load_dataset(Path(folder) / "run.h5", group=name, engine="h5netcdf")
+
+
+for run in sys.argv[1:]:
+    print(Path(run).name)
+    try:
+        evidence = group(run, "trace").log_evidence
+        blocks = group(run, "blocks").isel(epoch=-1)
+    except (OSError, KeyError):
+        print("  not finished")
+        continue
+    try:
+        sgd = group(run, "controls/sgd/trace").log_evidence
+        best = sgd.idxmax("epoch").item()
+        reached = evidence.epoch.where(evidence >= sgd.max(), drop=True)
+        first = int(reached[0]) if reached.size else "no"
+        print(f"  best evidence of SGD at epoch {int(best)}, reached by K-FAC at epoch {first}")
+    except (OSError, KeyError):
+        pass
+    ratio = blocks.prior_precision * blocks.squared_norm / blocks.effective_dimension
+    for name, value, gamma in zip(blocks.block.values, ratio.values, blocks.effective_dimension.values):
+        if np.isfinite(value):
+            print(f"  {name:<14} delta |theta|^2 / gamma = {value:6.2f}   gamma = {gamma:8.2f}")
