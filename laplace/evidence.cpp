@@ -86,28 +86,36 @@ Evidence evaluate_evidence(const Fit& fit, const Likelihood& likelihood, const P
   return out;
 }
 
-double newton_decrement(Layer& network, const Likelihood& likelihood, const Samples& data,
-                        const Fit& fit, const Priors& priors, double temperature, int64_t batch) {
+double newton_decrement(const Gradient& gradient, const Likelihood& likelihood, const Fit& fit,
+                        const Priors& priors, double temperature) {
   auto& curvature = *fit.curvature;
   curvature.set_scale(likelihood.curvature_scale() / temperature);
   const auto precisions = precisions_of(priors, curvature);
-  auto gradient = log_likelihood_gradient(network, likelihood, data, curvature.blocks(), batch);
   torch::NoGradGuard no_grad;
+  std::vector<Tensor> slope;  // of the whole objective
   for (size_t m = 0; m < priors.size(); ++m)
-    gradient.blocks[m] =
+    slope.push_back(
         (precisions[m] * value64(*curvature.blocks()[m])).to(gradient.blocks[m].scalar_type()) -
-        gradient.blocks[m] / temperature;
-  const double sum = curvature.inverse_norm(gradient.blocks, precisions);
+        gradient.blocks[m] / temperature);
+  const double sum = curvature.inverse_norm(slope, precisions);
   return 0.5 * sum / static_cast<double>(curvature.samples());
 }
 
 Checks check_evidence(Layer& network, const Likelihood& likelihood, const Samples& data,
-                      const Samples& part, const Fit& fit, const Priors& priors, double temperature,
-                      const Stream& stream, int64_t batch, int64_t draws,
-                      const Believable& thresholds) {
+                      const Fit& fit, const Priors& priors, double temperature,
+                      const Stream& stream, int64_t batch, int64_t draws) {
+  const auto gradient =
+      log_likelihood_gradient(network, likelihood, data, fit.curvature->blocks(), batch);
+  return check_evidence(network, likelihood, data, gradient, data, fit, priors, temperature, stream,
+                        batch, draws);
+}
+
+Checks check_evidence(Layer& network, const Likelihood& likelihood, const Samples& data,
+                      const Gradient& gradient, const Samples& part, const Fit& fit,
+                      const Priors& priors, double temperature, const Stream& stream, int64_t batch,
+                      int64_t draws, const Believable& thresholds) {
   Checks checks;
-  checks.newton_decrement =
-      newton_decrement(network, likelihood, data, fit, priors, temperature, batch);
+  checks.newton_decrement = newton_decrement(gradient, likelihood, fit, priors, temperature);
   torch::NoGradGuard no_grad;
   const auto& curvature = *fit.curvature;
   const auto precisions = precisions_of(priors, curvature);

@@ -66,23 +66,22 @@ struct Checks {
   bool believable = true;
 };
 
-/// 1/2 g^T P^-1 g / N by one gradient pass. `data` must be the whole data set: a subset's gradient
-/// is mostly sampling noise. The fit must have bases.
-double newton_decrement(Layer& network, const Likelihood& likelihood, const Samples& data,
-                        const Fit& fit, const Priors& priors, double temperature, int64_t batch);
+/// 1/2 g^T P^-1 g / N from the gradient of log p over the whole data set (of a subset it would be
+/// mostly sampling noise). The fit must have bases.
+double newton_decrement(const Gradient& gradient, const Likelihood& likelihood, const Fit& fit,
+                        const Priors& priors, double temperature);
 
-/// The decrement over `data`, the gap over `part` (which may be smaller) with `draws` forward
-/// derivatives.
+/// The decrement from the gradient over `data`, the gap over `part` (which may be smaller) with
+/// `draws` forward derivatives.
 Checks check_evidence(Layer& network, const Likelihood& likelihood, const Samples& data,
-                      const Samples& part, const Fit& fit, const Priors& priors, double temperature,
-                      const Stream& stream, int64_t batch, int64_t draws = 8,
-                      const Believable& thresholds = {});
-inline Checks check_evidence(Layer& network, const Likelihood& likelihood, const Samples& data,
-                             const Fit& fit, const Priors& priors, double temperature,
-                             const Stream& stream, int64_t batch, int64_t draws = 8) {
-  return check_evidence(network, likelihood, data, data, fit, priors, temperature, stream, batch,
-                        draws);
-}
+                      const Gradient& gradient, const Samples& part, const Fit& fit,
+                      const Priors& priors, double temperature, const Stream& stream, int64_t batch,
+                      int64_t draws = 8, const Believable& thresholds = {});
+
+/// The same with both over `data`: one more gradient pass.
+Checks check_evidence(Layer& network, const Likelihood& likelihood, const Samples& data,
+                      const Fit& fit, const Priors& priors, double temperature,
+                      const Stream& stream, int64_t batch, int64_t draws = 8);
 
 /// Does a block that is held at 0 want to enter? Its precision leaves infinity iff |g|^2 > tr F:
 /// d log q / d(1/delta) = 1/2 (|g|^2 - tr H) at delta = infinity.

@@ -59,6 +59,42 @@ SpectralSums spectral_sums(const KronFactor& factor, double scale, double precis
   return total;
 }
 
+ModeSums mode_sums(const KronFactor& factor, const ModeCurve& curve, double scale,
+                   double precision) {
+  const auto alpha = factor.a.values.contiguous(), beta = factor.b.values.contiguous();
+  const auto squares = curve.squares.contiguous();
+  const auto groups = alpha.size(0), inputs = alpha.size(1), outputs = beta.size(1);
+  const int64_t rows = groups * outputs;
+  std::vector<ModeSums> sums(rows);  // one per row, added in fixed order below
+  const auto* pa = alpha.data_ptr<double>();
+  const auto* pb = beta.data_ptr<double>();
+  const auto* ps = squares.data_ptr<double>();
+  at::parallel_for(0, rows, std::max<int64_t>(1, 20000 / std::max<int64_t>(inputs, 1)),
+                   [&](int64_t begin, int64_t end) {
+                     for (int64_t row = begin; row < end; ++row) {
+                       const double* a = pa + (row / outputs) * inputs;
+                       const double* square = ps + row * inputs;
+                       const double b = scale * factor.correction * pb[row];
+                       double norm = 0, cubes = 0;
+#pragma omp simd reduction(+ : norm, cubes)
+                       for (int64_t j = 0; j < inputs; ++j) {
+                         const double r = 1 / (b * a[j] + precision);
+                         const double t = square[j] * r * r;
+                         norm += t;
+                         cubes += t * r;
+                       }
+                       sums[row] = {norm, -2 * precision * cubes};
+                     }
+                   });
+  const double outside = curve.outside / (precision * precision);
+  ModeSums total{outside, -2 * outside};
+  for (const auto& s : sums) {
+    total.norm += s.norm;
+    total.slope += s.slope;
+  }
+  return total.norm > 0 ? total : ModeSums{};
+}
+
 KronCurvature::KronCurvature(std::vector<const Block*> blocks, std::vector<KronFactor> factors,
                              std::vector<double> trace_ratios, int64_t samples)
     : Curvature(std::move(blocks), samples), factors_(std::move(factors)) {
@@ -106,6 +142,34 @@ Tensor apply_power(const KronFactor& f, const Tensor& lambda, double d, double p
 }
 
 }  // namespace
+
+std::vector<ModeCurve> KronCurvature::mode_curves(const std::vector<Tensor>& gradient,
+                                                  const Precisions& precisions,
+                                                  bool smaller) const {
+  torch::NoGradGuard no_grad;
+  std::vector<ModeCurve> out(factors_.size());
+  for (size_t m = 0; m < factors_.size(); ++m) {
+    const auto& f = factors_[m];
+    const auto type = gradient[m].scalar_type();
+    const auto d = scalar_precision(precisions[m], *blocks_[m]);
+    const auto ub = f.b.basis.to(type).transpose(1, 2), ua = f.a.basis.to(type);
+    const auto theta = blocks_[m]->value().detach().to(type);
+    const auto rotated = ub.matmul(theta).matmul(ua).to(torch::kFloat64);
+    const auto slope = ub.matmul(gradient[m]).matmul(ua).to(torch::kFloat64);
+    const auto lambda = eigenvalues(m);
+    const auto here = (lambda + d).mul_(rotated), ahead = (lambda * rotated).add_(slope);
+    out[m].squares = smaller ? torch::minimum(here.square(), ahead.square()) : here * ahead;
+    if (f.is_complete()) continue;
+    const auto outside = [&](const Tensor& x, const Tensor& y, const Tensor& inside) {
+      return (x * y).sum(torch::kFloat64).item<double>() - inside.sum().item<double>();
+    };
+    out[m].outside =
+        smaller ? std::max(0.0, std::min(d * d * outside(theta, theta, rotated.square()),
+                                         outside(gradient[m], gradient[m], slope.square())))
+                : d * outside(gradient[m], theta, slope * rotated);
+  }
+  return out;
+}
 
 std::vector<Tensor> KronCurvature::solve(const std::vector<Tensor>& g, const Precisions& precisions,
                                          double damping) const {

@@ -34,6 +34,23 @@ struct SpectralSums {
 SpectralSums spectral_sums(const KronFactor& factor, double scale, double precision,
                            bool with_log = true);
 
+/// The mode of one block as a function of its precision, theta(d) = (H + d)^-1 b: what a quadratic
+/// model of the log-likelihood says the weights will do when the precision changes.
+struct ModeCurve {
+  Tensor squares;      ///< estimate of b^2 in the eigenbasis, [Q, O, J] float64; entries may be < 0
+  double outside = 0;  ///< its sum where the bases do not reach (lambda = 0)
+};
+
+/// Sums over one block of its predicted mode.
+struct ModeSums {
+  double norm = 0;   ///< |theta(d)|^2 = sum b^2/(lambda + d)^2, at least 0
+  double slope = 0;  ///< d norm / d log d = -2 d sum b^2/(lambda + d)^3; 0 where norm is
+};
+
+/// Cost O(parameters of the block), about 1 ns each.
+ModeSums mode_sums(const KronFactor& factor, const ModeCurve& curve, double scale,
+                   double precision);
+
 class KronCurvature : public Curvature {
  public:
   /// trace_ratios[m] = tr(B (x) A)/tr F, or NaN where it was not measured.
@@ -44,6 +61,17 @@ class KronCurvature : public Curvature {
   void decompose(bool bases, torch::ScalarType arithmetic = torch::kFloat64);
 
   const std::vector<KronFactor>& factors() const { return factors_; }
+
+  /// b^2 of each block from weights that need not be at the mode, g = d log p(D|theta)/d theta
+  /// [Q, O, J] at them. Two estimates of b, equal at the mode of the present precisions d:
+  ///   (H + d) theta   takes the weights for the mode; wrong by the noise of the steps, and by what
+  ///                   the prior has not pulled in yet
+  ///   H theta + g     one Newton step on; free of both, wrong by what other blocks explain as well
+  /// Their errors have nothing to do with each other: the product has no bias where the square of
+  /// either has. `smaller` takes the smaller square of each direction instead, for weights that are
+  /// so far from a mode that neither alone may hold a precision down. Needs bases.
+  std::vector<ModeCurve> mode_curves(const std::vector<Tensor>& gradient,
+                                     const Precisions& precisions, bool smaller = false) const;
 
   std::vector<LogDet> log_det(const Precisions& precisions) const override;
   std::vector<Tensor> solve(const std::vector<Tensor>& g, const Precisions& precisions,

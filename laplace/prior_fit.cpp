@@ -62,25 +62,50 @@ LogDet block_log_det(const Curvature& curvature, size_t m, const Precisions& pre
   return out;
 }
 
+/// A block's weights as the objective sees them: fixed, or of the norm that they are predicted to
+/// have at the present precision.
+struct Weights {
+  Tensor value;            // [Q, O, J]
+  Tensor scale;            // [], undefined where they are fixed; value*scale is the mode
+  double scale_slope = 0;  // d scale/d log delta
+
+  Tensor mode() const { return scale.defined() ? value * scale : value; }
+};
+
+/// The predicted mode at the present precision of block m.
+void predict(Weights& weights, const KronCurvature& kron, size_t m, const ModeCurve& curve,
+             double precision) {
+  const auto sums = mode_sums(kron.factors()[m], curve, kron.scale(), precision);
+  const double scale = std::sqrt(sums.norm / weights.value.square().sum().item<double>());
+  weights.scale = torch::tensor(scale, torch::kFloat64).requires_grad_();
+  weights.scale_slope = sums.norm > 0 ? 0.5 * scale * sums.slope / sums.norm : 0.0;
+}
+
 struct Derivatives {
   Tensor first, second;  // of log q in the leaf, its shape
 };
 
 /// First and second derivative of log q in one leaf (the second along each entry).
 Derivatives derivatives(const Leaf& leaf, const Priors& priors, const Curvature& curvature,
-                        const std::vector<Tensor>& theta, const Precisions& precisions,
+                        const std::vector<Weights>& theta, const Precisions& precisions,
                         const std::vector<LogDet>* all) {
   torch::AutoGradMode enabled(true);
   auto total = torch::zeros({}, torch::kFloat64);
   auto closed = torch::zeros_like(leaf.tensor);
+  std::vector<Tensor> scales, answers;  // d scale/d leaf
   for (const auto m : leaf.blocks) {
     const auto log_det = block_log_det(curvature, m, precisions, all);
-    total = total + objective(priors[m], theta[m], log_det);
+    const auto mode = theta[m].mode();
+    total = total + objective(priors[m], mode, log_det);
     // -1/2 d2 log|P| through gamma: -1/2 slope (d log delta / d leaf)^2.
-    const auto log_precision = priors[m].precision(theta[m]).log();
+    const auto log_precision = priors[m].precision(mode.detach()).log();
     const auto jacobian =
         torch::autograd::grad({log_precision.sum()}, {leaf.tensor}, {}, true, false, true)[0];
     if (!jacobian.defined()) continue;
+    if (theta[m].scale.defined()) {
+      scales.push_back(theta[m].scale);
+      answers.push_back(theta[m].scale_slope * jacobian.detach());
+    }
     const auto slope = log_precision.numel() == 1 ? torch::tensor(log_det.slope, torch::kFloat64)
                                                   : log_det.entry_slopes;
     closed = closed - 0.5 * slope * jacobian.detach().square();
@@ -90,9 +115,12 @@ Derivatives derivatives(const Leaf& leaf, const Priors& priors, const Curvature&
   d.first = first.defined() ? first.detach() : torch::zeros_like(leaf.tensor);
   d.second = closed.detach();
   if (first.defined() && first.requires_grad()) {
-    const auto second =
-        torch::autograd::grad({first.sum()}, {leaf.tensor}, {}, false, false, true)[0];
-    if (second.defined()) d.second = d.second + second.detach();
+    auto inputs = scales;
+    inputs.push_back(leaf.tensor);
+    const auto second = torch::autograd::grad({first.sum()}, inputs, {}, false, false, true);
+    if (second.back().defined()) d.second = d.second + second.back().detach();
+    for (size_t i = 0; i < scales.size(); ++i)  // the weights' answer
+      if (second[i].defined()) d.second = d.second + second[i].detach() * answers[i];
   }
   return d;
 }
@@ -101,9 +129,23 @@ Derivatives derivatives(const Leaf& leaf, const Priors& priors, const Curvature&
 
 int64_t fit_priors_newton(const Priors& priors, const Curvature& curvature,
                           const NewtonOptions& options) {
-  const auto theta = weights_of(curvature);
   auto leaves = leaves_of(priors);
-  const bool separable = dynamic_cast<const KronCurvature*>(&curvature) != nullptr;
+  const auto* kron = dynamic_cast<const KronCurvature*>(&curvature);
+  const bool separable = kron != nullptr;
+  std::vector<Weights> theta;
+  for (const auto& value : weights_of(curvature)) theta.emplace_back().value = value;
+  std::vector<ModeCurve> curves;
+  if (options.gradient) {
+    if (!kron)
+      throw UsageError(fmt::format(
+          "prior fit: weights that answer need a Kronecker-factored curvature, found {}",
+          curvature.structure()));
+    curves = kron->mode_curves(*options.gradient, precisions_of(priors, curvature),
+                               options.far_from_mode);
+    for (auto& weights : theta)  // any direction: only the norm counts
+      if (!(weights.value.square().sum().item<double>() > 0))
+        weights.value = torch::ones_like(weights.value);
+  }
   std::vector<Tensor> start;
   for (const auto& leaf : leaves) start.push_back(leaf.tensor.detach().clone());
   std::vector<bool> done(leaves.size(), false);
@@ -112,6 +154,8 @@ int64_t fit_priors_newton(const Priors& priors, const Curvature& curvature,
     const auto precisions = precisions_of(priors, curvature);
     std::vector<LogDet> all;
     if (!separable) all = curvature.log_det(precisions);
+    for (size_t m = 0; m < curves.size(); ++m)
+      predict(theta[m], *kron, m, curves[m], precisions[m].item<double>());
     bool moving = false;
     for (size_t l = 0; l < leaves.size(); ++l) {
       if (done[l]) continue;
@@ -119,7 +163,7 @@ int64_t fit_priors_newton(const Priors& priors, const Curvature& curvature,
           derivatives(leaves[l], priors, curvature, theta, precisions, separable ? nullptr : &all);
       expect_finite(d.first, "gradient of the evidence in a prior's hyper-parameter");
       int64_t entries = 0;
-      for (const auto m : leaves[l].blocks) entries += theta[m].numel();
+      for (const auto m : leaves[l].blocks) entries += theta[m].value.numel();
       const double share = std::max<double>(
           1.0, static_cast<double>(entries) / static_cast<double>(leaves[l].tensor.numel()));
       // Where the objective is not concave, a step of one in the direction of ascent; where it is
@@ -146,7 +190,7 @@ int64_t fit_priors_newton(const Priors& priors, const Curvature& curvature,
   torch::NoGradGuard no_grad;
   for (size_t l = 0; l < leaves.size(); ++l) {
     auto change = (leaves[l].tensor - start[l]).clamp(-options.trust_region, options.trust_region);
-    if (options.only_raise) change = change.clamp_min(0);
+    if (options.far_from_mode && !options.gradient) change = change.clamp_min(0);
     leaves[l].tensor.copy_(start[l] + change);
   }
   return iteration;

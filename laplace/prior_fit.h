@@ -3,6 +3,14 @@
 // For one precision per block everything is separable and strictly convex in rho = log delta:
 //   d(-log q)/d rho = 1/2 (delta |theta|^2 - gamma),  optimum delta = gamma/|theta|^2  (MacKay
 //   1992).
+// That optimum holds theta fixed, so the precision of a pathway that is losing crawls: the weights
+// answer each change only in the steps that follow. Given the gradient g of the log-likelihood, the
+// weights answer at once, as the quadratic model of the same curvature says,
+//   theta(delta) = (H + delta)^-1 b,   b = H theta + g   (see KronCurvature::mode_curves),
+// and what is maximised is the evidence along that curve,
+//   1/2 sum_i [ b_i^2/(lambda_i + delta) - log(1 + lambda_i/delta) ],
+// which has a maximum where the alternation of mode and MacKay's iteration would end, at infinity
+// for a pathway that the data do not want.
 // Any other prior is differentiated by autograd through log_density and precision; the dependence
 // of log|P| on the precision is closed form, so no spectrum is differentiated.
 #pragma once
@@ -17,8 +25,13 @@ struct NewtonOptions {
   /// Largest change of a hyper-parameter in one call; infinite runs to the fixed point. A bound
   /// keeps a pathway from being pruned before the weights have had time to answer.
   double trust_region = std::numeric_limits<double>::infinity();
-  /// Hyper-parameters may rise but not fall (used while the network is far from a mode).
-  bool only_raise = false;
+  /// The weights are far from a mode, where the evidence means little and precisions that fall let
+  /// the network saturate: at fixed weights hyper-parameters may rise but not fall; weights that
+  /// answer do so with the smaller of their two estimates.
+  bool far_from_mode = false;
+  /// d log p(D|theta)/d theta per block, [Q, O, J]: the weights answer (above). For a Kronecker
+  /// curvature with bases and priors that see their block by its norm alone.
+  const std::vector<Tensor>* gradient = nullptr;
   int64_t max_iterations = 100;
 };
 

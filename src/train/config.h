@@ -75,7 +75,7 @@ struct TrainConfig {
 };
 
 struct PriorUpdateConfig {
-  std::string type = "isotropic-gaussian", init = "matched", share = "block", update = "newton";
+  std::string type = "isotropic-gaussian", init = "matched", share = "block", update = "profile";
   double lean = 1, trust = 2, ramp = 0.1, fitted = 0.6;
   int64_t hold = 5, settle = 2;
 
@@ -85,8 +85,9 @@ struct PriorUpdateConfig {
     field("init", init, "precision at the start: that of the initialisation, or 1",
           {"matched", "unit"});
     field("share", share, "one prior per block, or one for all", {"block", "all"});
-    field("update", update, "how the evidence moves it; none holds it fixed (MAP)",
-          {"newton", "adam", "none"});
+    field("update", update,
+          "how the evidence moves it: the weights answering, weights fixed, Adam, or not (MAP)",
+          {"profile", "newton", "adam", "none"});
     field("lean", lean, "start with this much more variance in the first pathway of each sum");
     field("trust", trust, "largest change of a log precision in one refresh");
     field("ramp", ramp, "part of the prior that acts until the network has begun to fit");

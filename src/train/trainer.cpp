@@ -156,6 +156,11 @@ double Trainer::cosine_rate(double from, double to, int64_t step, int64_t steps)
   return rate_factor_ * (to + 0.5 * (from - to) * (1 + std::cos(std::numbers::pi * t)));
 }
 
+double Trainer::kfac_rate(int64_t step) const {
+  const auto epochs = config_.epochs - config_.burn_in;
+  return cosine_rate(config_.kfac.lr, 0, step, epochs * (train_.count() / config_.batch));
+}
+
 std::vector<double> Trainer::pulls() const {
   torch::NoGradGuard no_grad;
   std::vector<double> out;
@@ -204,34 +209,40 @@ void Trainer::refresh(EpochRecord& record) {
   const auto epoch = static_cast<uint64_t>(epoch_);
   const auto data = refresh_samples(config_.refresh.samples, stream_.split("refresh").split(epoch));
   auto options = refresh_options();
+  const bool fitted = !kfac_ || full_epochs_ > prior_config_.hold;
+  const bool moves = fitted && epoch_ < config_.epochs - prior_config_.settle;
+  const std::string update = moves ? prior_config_.update : "none";
   const bool checks = refreshes_ % config_.refresh.checks_every == 0;
-  options.bases = kfac_ != nullptr || checks;
+  options.bases = kfac_ != nullptr || checks || update == "profile";
   const auto fit = fit_curvature(*network_, *likelihood_, data, options);
   curvature_ = fit.curvature;
   record.evidence = evaluate_evidence(fit, *likelihood_, priors_);
   keep_good_state(fit.log_likelihood / static_cast<double>(train_.count()));
-  const bool fitted = !kfac_ || full_epochs_ > prior_config_.hold;
-  const bool moves =
-      fitted && prior_config_.update != "none" && epoch_ < config_.epochs - prior_config_.settle;
+  Gradient gradient;
+  const bool profile = update == "profile";
+  const bool decrement = profile || (update == "newton" && options.bases);
+  if (checks || decrement)
+    gradient = log_likelihood_gradient(*network_, *likelihood_, train_, curvature_->blocks(),
+                                       config_.evaluation_batch);
   if (checks) {
     const auto part =
         refresh_samples(config_.refresh.check_samples, stream_.split("check").split(epoch));
-    record.checks = check_evidence(*network_, *likelihood_, train_, part, fit, priors_, 1.0,
-                                   stream_.split("posterior").split(epoch),
+    record.checks = check_evidence(*network_, *likelihood_, train_, gradient, part, fit, priors_,
+                                   1.0, stream_.split("posterior").split(epoch),
                                    config_.evaluation_batch, config_.refresh.check_draws);
     far_from_mode_ = record.checks->newton_decrement > Believable().decrement;
-  } else if (moves && options.bases) {
-    far_from_mode_ = newton_decrement(*network_, *likelihood_, train_, fit, priors_, 1.0,
-                                      config_.evaluation_batch) > Believable().decrement;
+  } else if (decrement) {
+    far_from_mode_ =
+        newton_decrement(gradient, *likelihood_, fit, priors_, 1.0) > Believable().decrement;
   }
   ++refreshes_;
-  if (!moves) return;
-  if (prior_config_.update == "newton") {
+  if (profile || update == "newton") {
     NewtonOptions newton;
+    if (profile) newton.gradient = &gradient.blocks;
     newton.trust_region = prior_config_.trust;
-    newton.only_raise = far_from_mode_;
+    newton.far_from_mode = far_from_mode_;
     fit_priors_newton(priors_, *curvature_, newton);
-  } else if (prior_config_.update == "adam") {
+  } else if (update == "adam") {
     adam_prior_.step(priors_, *curvature_);
   }
 }
@@ -242,7 +253,6 @@ double Trainer::kfac_epoch(const Tensor& order) {
   kfac_->enter(static_cast<const KronCurvature&>(*curvature_), precisions);
   const auto per_epoch = train_.count() / config_.batch;
   const auto first = (epoch_ - config_.burn_in) * per_epoch;
-  const auto total = (config_.epochs - config_.burn_in) * per_epoch;
   const auto averaged_from =
       per_epoch - static_cast<int64_t>(config_.kfac.average * static_cast<double>(per_epoch));
   double sum = 0;
@@ -261,7 +271,7 @@ double Trainer::kfac_epoch(const Tensor& order) {
             false);
       return -likelihood_->log_density(f, y).sum().item<double>();
     };
-    const double lr = cosine_rate(config_.kfac.lr, 0, first + i, total);
+    const double lr = kfac_rate(first + i);
     const double before = kfac_->step(
         loss, lr, static_cast<double>(train_.count()) / static_cast<double>(config_.batch),
         i >= averaged_from);
@@ -334,8 +344,7 @@ double Trainer::minibatches(EpochRecord& record) {
   const bool kfac = is_kfac_epoch();
   const auto per_epoch = train_.count() / config_.batch;
   if (kfac) {
-    record.learning_rate = cosine_rate(config_.kfac.lr, 0, (epoch_ - config_.burn_in) * per_epoch,
-                                       (config_.epochs - config_.burn_in) * per_epoch);
+    record.learning_rate = kfac_rate((epoch_ - config_.burn_in) * per_epoch);
   } else if (kfac_) {
     record.learning_rate = cosine_rate(config_.burn_in_lr, 0, epoch_, config_.burn_in);
   } else {

@@ -76,6 +76,7 @@ class Trainer {
   void evaluate(EpochRecord& record);
   std::vector<double> pulls() const;
   double cosine_rate(double from, double to, int64_t step, int64_t steps) const;
+  double kfac_rate(int64_t step) const;
   bool recover(double loss);
   void keep_good_state(double log_likelihood);
 

@@ -154,8 +154,10 @@ TEST_CASE("the gap may be looked for in a part of the data, the decrement is of 
   const auto fit =
       fit_curvature(*model.network, model.likelihood, model.data, options_of(Structure::kFull));
   const auto priors = layerwise_priors(*fit.curvature, model.precisions);
+  const auto gradient = log_likelihood_gradient(*model.network, model.likelihood, model.data,
+                                                fit.curvature->blocks(), 5);
   const auto run = [&](const Samples& part) {
-    return check_evidence(*model.network, model.likelihood, model.data, part, fit, priors,
+    return check_evidence(*model.network, model.likelihood, model.data, gradient, part, fit, priors,
                           model.temperature, Stream(3), 5, 4);
   };
   const auto part_of_data = [&](int64_t begin, int64_t count) {
@@ -164,8 +166,8 @@ TEST_CASE("the gap may be looked for in a part of the data, the decrement is of 
   const auto whole = run(model.data), head = run(part_of_data(0, 4)),
              tail = run(part_of_data(4, 8));
   CHECK(head.newton_decrement == Approx(whole.newton_decrement));
-  CHECK(newton_decrement(*model.network, model.likelihood, model.data, fit, priors,
-                         model.temperature, 7) == Approx(whole.newton_decrement));
+  CHECK(newton_decrement(gradient, model.likelihood, fit, priors, model.temperature) ==
+        Approx(whole.newton_decrement));
   CHECK((4 * head.linearised_gap + 8 * tail.linearised_gap) / 12 == Approx(whole.linearised_gap));
   CHECK(head.linearised_gap != Approx(whole.linearised_gap));
 }
@@ -175,8 +177,10 @@ TEST_CASE("thresholds decide what is believable", "[checks]") {
   model.set(model.mode() + 0.05);
   const auto fit =
       fit_curvature(*model.network, model.likelihood, model.data, options_of(Structure::kFull));
+  const auto gradient = log_likelihood_gradient(*model.network, model.likelihood, model.data,
+                                                fit.curvature->blocks(), 5);
   const auto run = [&](const Believable& thresholds) {
-    return check_evidence(*model.network, model.likelihood, model.data, model.data, fit,
+    return check_evidence(*model.network, model.likelihood, model.data, gradient, model.data, fit,
                           layerwise_priors(*fit.curvature, model.precisions), model.temperature,
                           Stream(3), 250, 8, thresholds)
         .believable;

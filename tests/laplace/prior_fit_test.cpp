@@ -156,7 +156,7 @@ TEST_CASE("trust region, raising only, and bounds", "[prior]") {
   options.trust_region = 2;
   fit_priors_newton(near, *fit.curvature, options);
   options = {};
-  options.only_raise = true;
+  options.far_from_mode = true;
   fit_priors_newton(raised, *fit.curvature, options);
   const double start = std::log(1e3);
   for (size_t m = 0; m < free.size(); ++m) {
@@ -185,4 +185,193 @@ TEST_CASE("Adam goes on from its state", "[prior]") {
   second.set_state(first.state());
   second.step(parts, *fit.curvature, 7);
   for (size_t m = 0; m < whole.size(); ++m) CHECK(torch::equal(rho_of(whole[m]), rho_of(parts[m])));
+}
+
+namespace {
+
+/// Both pathways of a sum and a bias, at no mode; rows fewer than parameters, so that factors are
+/// thin.
+struct Pathways {
+  std::shared_ptr<Network> network = network_of(
+      "input = [1, 4, 4]\nlayer = [{ type = 'sum', of = [{ type = 'conv', out = 2, kernel = 3, "
+      "padding = 1, padding_mode = 'circular' }, { type = 'fc', out = 2 }] }, { type = 'tanh' }, "
+      "{ type = 'flatten' }, { type = 'linear', out = 3 }]");
+  Samples data;
+  Fit fit;
+  std::vector<Tensor> gradient;
+
+  explicit Pathways(int64_t samples)
+      : data{random_tensor({samples, 1, 4, 4}, 2), random_labels(samples, 3, 3)} {
+    randomise(*network, 1);
+    fit = fit_curvature(*network, Softmax(), data, options_of(Structure::kKron));
+    gradient =
+        log_likelihood_gradient(*network, Softmax(), data, fit.curvature->blocks(), 8).blocks;
+  }
+  const KronCurvature& kron() const { return static_cast<const KronCurvature&>(*fit.curvature); }
+
+  /// (H + delta) theta by the dense matrix.
+  Tensor slope(size_t m, double delta) const {
+    const auto theta = kron().blocks()[m]->value().detach().flatten();
+    return dense_kron(kron().factors()[m]).mv(theta) + delta * theta;
+  }
+};
+
+/// theta(delta) of a block and its norm, by solving.
+double predicted_norm(const Pathways& p, size_t m, const Tensor& b, double delta) {
+  const auto h = dense_kron(p.kron().factors()[m]);
+  return at::linalg_solve(h + delta * torch::eye(h.size(0), torch::kFloat64), b)
+      .square()
+      .sum()
+      .item<double>();
+}
+
+}  // namespace
+
+TEST_CASE("the predicted mode is that of the quadratic model", "[prior][profile]") {
+  constexpr double kPresent = 0.8;
+  for (const int64_t samples : {3, 40}) {
+    const Pathways model(samples);
+    const auto& blocks = model.kron().blocks();
+    const Precisions precisions(blocks.size(), torch::tensor(kPresent, torch::kFloat64));
+    std::vector<Tensor> gradient;  // of weights at the mode
+    for (const auto* block : blocks) gradient.push_back(kPresent * block->value().detach());
+    const auto curves = model.kron().mode_curves(gradient, precisions);
+    for (size_t m = 0; m < blocks.size(); ++m) {
+      CAPTURE(samples, m);
+      const auto& factor = model.kron().factors()[m];
+      const auto b = model.slope(m, kPresent);
+      for (const double delta : {1e-2, kPresent, 30.0}) {
+        const auto sums = mode_sums(factor, curves[m], 1.0, delta);
+        CHECK(sums.norm == Approx(predicted_norm(model, m, b, delta)));
+        constexpr double kStep = 1e-5;
+        const double above = mode_sums(factor, curves[m], 1.0, delta * std::exp(kStep)).norm;
+        const double below = mode_sums(factor, curves[m], 1.0, delta * std::exp(-kStep)).norm;
+        CHECK(sums.slope == Approx((above - below) / (2 * kStep)).epsilon(1e-6));
+      }
+    }
+  }
+}
+
+TEST_CASE("away from the mode the prediction is the product of two estimates, or the smaller",
+          "[prior][profile]") {
+  constexpr double kPresent = 0.8;
+  for (const int64_t samples : {3, 40}) {
+    const Pathways model(samples);
+    const auto& blocks = model.kron().blocks();
+    const Precisions precisions(blocks.size(), torch::tensor(kPresent, torch::kFloat64));
+    const auto curves = model.kron().mode_curves(model.gradient, precisions);
+    for (size_t m = 0; m < blocks.size(); ++m) {
+      CAPTURE(samples, m);
+      const auto h = dense_kron(model.kron().factors()[m]);
+      const auto theta = blocks[m]->value().detach().flatten();
+      for (const double delta : {1e-2, 30.0}) {
+        const auto p = h + delta * torch::eye(h.size(0), torch::kFloat64);
+        const auto here = at::linalg_solve(p, h.mv(theta) + kPresent * theta);
+        const auto ahead = at::linalg_solve(p, h.mv(theta) + model.gradient[m].flatten());
+        const double product = here.dot(ahead).item<double>();
+        CHECK(mode_sums(model.kron().factors()[m], curves[m], 1.0, delta).norm ==
+              Approx(std::max(0.0, product)).margin(1e-12));
+      }
+      const auto smaller = model.kron().mode_curves(model.gradient, precisions, true)[m];
+      const double at = mode_sums(model.kron().factors()[m], smaller, 1.0, 0.5).norm;
+      for (const auto& b :
+           {h.mv(theta) + kPresent * theta, h.mv(theta) + model.gradient[m].flatten()})
+        CHECK(at < predicted_norm(model, m, b, 0.5) * (1 + 1e-9));
+      CHECK(at >= 0);
+    }
+  }
+}
+
+TEST_CASE("noise in the weights does not move the fitted precision", "[prior][profile]") {
+  // Where the mode is 0, weights that are noise alone would ask for the noise's precision.
+  const auto x = random_tensor({300, 60}, 1);
+  const auto network =
+      network_of("input = [60]\nlayer = [{ type = 'linear', out = 1, bias = false }]");
+  const auto noise = 0.3 * random_tensor({1, 60}, 2);
+  set_parameters(*network, {noise});
+  const Samples data{x, torch::zeros({300, 1}, torch::kFloat64)};
+  const Gaussian likelihood(1.0);
+  const auto fit = fit_curvature(*network, likelihood, data, options_of(Structure::kKron));
+  const auto gradient =
+      log_likelihood_gradient(*network, likelihood, data, fit.curvature->blocks(), 100).blocks;
+  const auto fixed = layerwise_priors(*fit.curvature, 1.0);
+  const auto answering = layerwise_priors(*fit.curvature, 1.0);
+  fit_priors_newton(fixed, *fit.curvature);
+  NewtonOptions options;
+  options.gradient = &gradient;
+  fit_priors_newton(answering, *fit.curvature, options);
+  CHECK(rho_of(fixed[0]).item<double>() < 3);
+  CHECK(rho_of(answering[0]).item<double>() == kHighestLogPrecision);
+}
+
+TEST_CASE(
+    "with the weights' answer one call ends where the alternation of weights and precisions "
+    "does",
+    "[prior][profile]") {
+  // A linear model with Gaussian noise: its quadratic is exact, and so is the evidence.
+  const auto x = random_tensor({30, 6}, 1);
+  const auto y = x.mm(random_tensor({6, 1}, 2)) * 0.3 + random_tensor({30, 1}, 3);
+  for (const double hyper : {0.0, 1.5}) {
+    std::vector<double> reached;
+    for (const double start : {1e-3, 1.0, 40.0}) {
+      const auto network =
+          network_of("input = [6]\nlayer = [{ type = 'linear', out = 1, bias = false }]");
+      const Gaussian likelihood(1.0);
+      const auto h = x.t().mm(x);
+      const auto mode = [&](double delta) {
+        return at::linalg_solve(h + delta * torch::eye(6, torch::kFloat64), x.t().mm(y)).t();
+      };
+      set_parameters(*network, {mode(start)});
+      const auto fit = fit_curvature(*network, likelihood, {x, y}, options_of(Structure::kKron));
+      const auto gradient =
+          log_likelihood_gradient(*network, likelihood, {x, y}, fit.curvature->blocks(), 8).blocks;
+      Priors priors;
+      if (hyper > 0)
+        priors.emplace_back(GammaGaussian(start, hyper, 0.2));
+      else
+        priors.emplace_back(IsotropicGaussian(start));
+      NewtonOptions options;
+      options.gradient = &gradient;
+      CHECK(fit_priors_newton(priors, *fit.curvature, options) < 100);
+      const double delta = rho_of(priors[0]).exp().item<double>();
+      reached.push_back(delta);
+      // MacKay's fixed point with the mode of the new precision.
+      const auto norm = mode(delta).square().sum().item<double>();
+      const auto values = torch::linalg_eigvalsh(h);
+      const auto effective = (values / (values + delta)).sum().item<double>();
+      CHECK(delta == Approx((effective + 2 * hyper) / (norm + (hyper > 0 ? 0.4 : 0.0))));
+    }
+    CHECK(reached[0] == Approx(reached[1]));
+    CHECK(reached[2] == Approx(reached[1]));
+  }
+}
+
+TEST_CASE("one prior of several blocks is fitted to the answers of all", "[prior][profile]") {
+  const Pathways model(40);
+  const auto blocks = model.gradient.size();
+  const IsotropicGaussian shared(2.0);
+  const Priors priors(blocks, Prior(shared));
+  const auto precisions = precisions_of(priors, *model.fit.curvature);
+  const auto curves = model.kron().mode_curves(model.gradient, precisions);
+  NewtonOptions options;
+  options.gradient = &model.gradient;
+  fit_priors_newton(priors, *model.fit.curvature, options);
+  const double delta = rho_of(priors[0]).exp().item<double>();
+  double norm = 0, effective = 0;
+  for (size_t m = 0; m < blocks; ++m) {
+    norm += mode_sums(model.kron().factors()[m], curves[m], 1.0, delta).norm;
+    effective += spectral_sums(model.kron().factors()[m], 1.0, delta).effective;
+  }
+  CHECK(delta * norm == Approx(effective));
+}
+
+TEST_CASE("weights answer by a Kronecker curvature only", "[prior][profile]") {
+  const Model model;
+  const auto fit = model.fit(Structure::kDiag);
+  const std::vector<Tensor> gradient;
+  NewtonOptions options;
+  options.gradient = &gradient;
+  CHECK_THROWS_WITH(
+      fit_priors_newton(layerwise_priors(*fit.curvature, 1.0), *fit.curvature, options),
+      "prior fit: weights that answer need a Kronecker-factored curvature, found diag");
 }

@@ -63,7 +63,7 @@ double cosine(double rate, int step, int steps) {
 TEST_CASE("priors move after more than `hold` whole epochs and not in the last `settle`",
           "[train][prior]") {
   SmallTraining small;
-  small.prior.update = GENERATE("newton", "adam");
+  small.prior.update = GENERATE("profile", "newton", "adam");
   small.train.epochs = 9;
   small.train.burn_in = 2;
   small.prior.hold = 2;

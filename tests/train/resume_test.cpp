@@ -46,7 +46,8 @@ void expect_same(const State& a, const State& b) {
 TEST_CASE("saving and loading after every epoch changes no bit", "[train][resume]") {
   using Case = std::tuple<const char*, int64_t, const char*>;
   const auto [optimiser, every, update] =
-      GENERATE(Case{"kfac", 1, "newton"}, Case{"kfac", 2, "newton"}, Case{"kfac", 2, "adam"},
+      GENERATE(Case{"kfac", 1, "profile"}, Case{"kfac", 2, "profile"}, Case{"sgd", 2, "profile"},
+               Case{"kfac", 1, "newton"}, Case{"kfac", 2, "newton"}, Case{"kfac", 2, "adam"},
                Case{"kfac", 1, "adam"}, Case{"sgd", 1, "newton"}, Case{"sgd", 2, "adam"},
                Case{"adam", 1, "adam"}, Case{"adam", 2, "newton"}, Case{"kfac", 4, "none"});
   CAPTURE(optimiser, every, update);
@@ -78,7 +79,7 @@ TEST_CASE("a training resumes into a recovery as it would have gone through it",
           "[train][resume]") {
   SmallTraining small;
   small.train.refresh.every = GENERATE(1, 2);
-  small.prior.update = GENERATE("newton", "adam");
+  small.prior.update = GENERATE("profile", "newton", "adam");
   const auto spoil = [](Trainer& trainer) {
     torch::NoGradGuard no_grad;
     trainer.network().named_parameters()["3.weight"].fill_(
