@@ -4,9 +4,8 @@
 #include <fmt/ranges.h>
 
 #include <CLI/CLI.hpp>
-#include <cmath>
 
-#include "core/error.h"
+#include "core/expect.h"
 #include "core/nearest.h"
 #include "laplace/priors/builtin.h"
 
@@ -43,35 +42,24 @@ class Flags {
   CLI::App& app_;
 };
 
-void expect_positive(std::string_view key, double value) {
-  if (!(value > 0) || !std::isfinite(value))
-    throw UsageError(
-        fmt::format("{}: expected a positive number, found {}", flag_name(key), value));
-}
-
-void expect_at_least(std::string_view key, int64_t value, int64_t least) {
-  if (value < least)
-    throw UsageError(
-        fmt::format("{}: expected at least {}, found {}", flag_name(key), least, value));
-}
-
 void expect_values(const EvidenceOptions& o) {
   for (const auto& [key, value] : {std::pair("network", o.network), std::pair("weights", o.weights),
                                    std::pair("data", o.data)})
     if (value.empty())
       throw UsageError(
           fmt::format("--{} FILE is missing; --network, --weights and --data are needed", key));
-  expect_positive("temperature", o.temperature);
-  expect_positive("noise", o.noise);
-  for (const auto precision : o.prior_precision) expect_positive("prior_precision", precision);
+  expect_positive(flag_name("temperature"), o.temperature);
+  expect_positive(flag_name("noise"), o.noise);
+  for (const auto precision : o.prior_precision)
+    expect_positive(flag_name("prior_precision"), precision);
   if (o.prior_precision.empty())
     throw UsageError("--prior-precision: expected one value or one per block, found none");
-  expect_at_least("mc_samples", o.mc_samples, 1);
-  expect_at_least("prior_steps", o.prior_steps, 1);
-  expect_at_least("draws", o.draws, 1);
-  expect_at_least("batch", o.batch, 1);
-  expect_at_least("repeat", o.repeat, 1);
-  expect_at_least("polish", o.polish, 0);
+  expect_at_least(flag_name("mc_samples"), o.mc_samples, 1);
+  expect_at_least(flag_name("prior_steps"), o.prior_steps, 1);
+  expect_at_least(flag_name("draws"), o.draws, 1);
+  expect_at_least(flag_name("batch"), o.batch, 1);
+  expect_at_least(flag_name("repeat"), o.repeat, 1);
+  expect_at_least(flag_name("polish"), o.polish, 0);
 }
 
 void expect_combination(const EvidenceOptions& o, const CommandLine& line) {
@@ -80,6 +68,16 @@ void expect_combination(const EvidenceOptions& o, const CommandLine& line) {
     throw UsageError(fmt::format(
         "--structure {} is not available in this version: use kron, diag, full or lastlayer",
         o.structure));
+  if (o.structure != "kron")
+    for (const auto& [key, value, of_factors] : {std::tuple("sharing", o.sharing, "reduce"),
+                                                 {"positions", o.positions, "all"},
+                                                 {"correction", o.correction, "none"},
+                                                 {"bias", o.bias, "expand"}})
+      if (value == of_factors)
+        throw UsageError(fmt::format(
+            "{} {} says how Kronecker factors are made, which --structure {} does not have: "
+            "leave it out or use --structure kron",
+            flag_name(key), value, o.structure));
   if (o.structure == "kron" && o.prior == "diagonal")
     throw UsageError(
         "--prior diagonal has one precision per entry, which --structure kron cannot be combined "

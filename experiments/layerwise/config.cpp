@@ -4,7 +4,7 @@
 
 #include <algorithm>
 
-#include "core/error.h"
+#include "core/expect.h"
 #include "core/nearest.h"
 #include "laplace/priors/builtin.h"
 #include "train/trainer.h"
@@ -112,11 +112,8 @@ void expect_valid(const LayerwiseConfig& config) {
     if (std::find(config.tasks.begin(), config.tasks.begin() + i, task) != config.tasks.begin() + i)
       throw UsageError(fmt::format("tasks: \"{}\" stands there twice", task));
   }
-  if (config.seeds < 1)
-    throw UsageError(fmt::format("seeds: expected at least 1, found {}", config.seeds));
-  if (config.control_seeds < 0)
-    throw UsageError(
-        fmt::format("control_seeds: expected at least 0, found {}", config.control_seeds));
+  expect_at_least("seeds", config.seeds, 1);
+  expect_at_least("control_seeds", config.control_seeds, 0);
   auto members = config.controls;
   members.insert(members.begin(), "evidence");
   for (const auto& name : members) {

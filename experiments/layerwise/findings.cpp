@@ -41,12 +41,12 @@ std::vector<double> shares_of(const Result& r, const std::vector<std::string>& p
 }
 
 /// Largest |delta |theta|^2 / gamma - 1| over the blocks that are not pruned (precision at its
-/// bound, or gamma below 0.001): 0 at a joint optimum of weights and precisions (MacKay's fixed
-/// point).
+/// bound, or less than half an effective parameter): 0 at a joint optimum of weights and precisions
+/// (MacKay's fixed point).
 std::pair<double, std::string> distance_from_fixed_point(const Result& r) {
   std::pair<double, std::string> worst{0, "none"};
   for (const auto& b : r.blocks) {
-    if (b.log_precision >= kClamp || b.effective <= 1e-3) continue;
+    if (b.log_precision >= kClamp || b.effective < 0.5) continue;
     const double d = std::abs(std::exp(b.log_precision) * b.squared_norm / b.effective - 1);
     if (d > worst.first) worst = {d, b.name};
   }

@@ -1,33 +1,8 @@
 #include "train/config.h"
 
-#include <fmt/format.h>
-
-#include <cmath>
-
-#include "core/error.h"
+#include "core/expect.h"
 
 namespace evariste {
-namespace {
-
-void expect_at_least(const char* key, int64_t found, int64_t least) {
-  if (found < least)
-    throw UsageError(fmt::format("{}: expected at least {}, found {}", key, least, found));
-}
-
-void expect(bool holds, const char* key, const char* expected, double found) {
-  if (!holds || !std::isfinite(found))
-    throw UsageError(fmt::format("{}: expected {}, found {}", key, expected, found));
-}
-
-void expect_positive(const char* key, double found) {
-  expect(found > 0, key, "a positive number", found);
-}
-
-void expect_not_negative(const char* key, double found) {
-  expect(found >= 0, key, "0 or a positive number", found);
-}
-
-}  // namespace
 
 void expect_valid(const TrainConfig& t) {
   expect_at_least("train.epochs", t.epochs, 1);
