@@ -47,7 +47,7 @@ struct ModeSums {
   double slope = 0;  ///< d norm / d log d = -2 d sum b^2/(lambda + d)^3; 0 where norm is
 };
 
-/// Cost O(parameters of the block), about 1 ns each.
+/// Cost O(parameters of the block).
 ModeSums mode_sums(const KronFactor& factor, const ModeCurve& curve, double scale,
                    double precision);
 
@@ -67,8 +67,8 @@ class KronCurvature : public Curvature {
   ///   (H + d) theta   takes the weights for the mode; wrong by the noise of the steps, and by what
   ///                   the prior has not pulled in yet
   ///   H theta + g     one Newton step on; free of both, wrong by what other blocks explain as well
-  /// Their errors have nothing to do with each other: the product has no bias where the square of
-  /// either has. `smaller` takes the smaller square of each direction instead, for weights that are
+  /// As far as their errors are unrelated the product has no bias, where the square of either has
+  /// one. `smaller` takes the smaller square of each direction instead, for weights that are
   /// so far from a mode that neither alone may hold a precision down. Needs bases.
   std::vector<ModeCurve> mode_curves(const std::vector<Tensor>& gradient,
                                      const Precisions& precisions, bool smaller = false) const;

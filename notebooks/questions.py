@@ -1,5 +1,6 @@
-"""Two numbers of run files that no table has: when K-FAC reached the best evidence of SGD, and how far
-each block was from delta |theta|^2 = gamma at the last epoch.
+"""Numbers of run files that no table has: the first pathway's share of the variance in each layer at
+the last epoch, training by training; when K-FAC reached the best evidence of SGD; and how far each block
+was from delta |theta|^2 = gamma at the last epoch.
 
     python notebooks/questions.py results/layerwise/*-reduced-seed*
 """
@@ -23,6 +24,13 @@ for run in sys.argv[1:]:
     except (OSError, KeyError):
         print("  not finished")
         continue
+    for member in ("", "map", "unit", "sgd"):
+        try:
+            pathways = group(run, f"controls/{member}/pathways" if member else "pathways")
+        except (OSError, KeyError):
+            continue
+        shares = pathways.share_variance.isel(epoch=-1, pathway=0).values
+        print(f"  {member or 'evidence':<9}", " ".join(f"{share:.3f}" for share in shares))
     try:
         sgd = group(run, "controls/sgd/trace").log_evidence
         best = sgd.idxmax("epoch").item()

@@ -3,6 +3,9 @@
 // In a sum of pathways of nested flexibility (FC > CONV > group conv) the precisions of the
 // pathways' priors *are* the learned degree of symmetry: precision -> infinity removes a pathway.
 //
+// prior.update = "profile" lets the weights of a block answer by their length alone: a prior that
+// sees more of its block than the norm is fitted exactly by "newton" and "adam" only.
+//
 // To add one: a header like isotropic_gaussian.h, a line in builtin.cpp, a test.
 #pragma once
 
