@@ -203,14 +203,12 @@ void expect_defined(const std::vector<const Block*>& blocks, const CurvatureOpti
 
 void expect_evaluation_mode(const Layer& network) {
   for (const auto& module : network.modules()) {
-    if (!module->is_training()) continue;
-    const auto kind = module->name();
-    for (const char* stochastic : {"BatchNorm", "Dropout"})
-      if (kind.find(stochastic) != std::string::npos)
-        throw UsageError(fmt::format(
-            "curvature of a {} layer in training mode is undefined: it couples the samples of a "
-            "batch; call eval() first",
-            stochastic));
+    const auto* layer = dynamic_cast<const Layer*>(module.get());
+    if (layer && layer->is_training() && !layer->varies_in_training().empty())
+      throw UsageError(fmt::format(
+          "curvature of a {} layer in training mode is undefined: it draws at random or couples "
+          "the samples of a batch; call eval() first",
+          layer->varies_in_training()));
   }
 }
 
@@ -324,7 +322,10 @@ Gradient log_likelihood_gradient(Layer& network, const Likelihood& likelihood, c
             },
             false);
       });
-  for (auto& g : out.blocks) g *= data.weight();
+  for (size_t m = 0; m < blocks.size(); ++m) {
+    out.blocks[m] *= data.weight();
+    expect_finite(out.blocks[m], "gradient of the log-likelihood in " + blocks[m]->name);
+  }
   out.log_likelihood *= data.weight();
   return out;
 }

@@ -46,6 +46,10 @@ class Layer : public torch::nn::Module {
   /// Told that the layer behind keeps one of stride x stride phases of this one's output.
   virtual void before_polyphase(int64_t stride) { (void)stride; }
 
+  /// What the layer is called, "dropout", if it draws at random or couples the samples of a batch
+  /// in training mode, where curvature is undefined then; empty for all others.
+  virtual std::string_view varies_in_training() const { return {}; }
+
   /// Every Block of the layer, in the order of its parameters.
   virtual void visit_blocks(const std::function<void(Block&)>& visit) { (void)visit; }
 };

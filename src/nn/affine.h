@@ -51,7 +51,7 @@ class ScalarBias : public Layer {
 class Norm : public Layer {
  public:
   enum class Kind { kBatch, kLayer, kGroup };
-  /// shape: one sample's. groups: of groupnorm.
+  /// shape: one sample's. groups: of groupnorm, a divisor of the channels. epsilon >= 0.
   Norm(Kind kind, std::vector<int64_t> shape, int64_t groups, double epsilon, bool affine,
        double momentum);
 
@@ -60,6 +60,9 @@ class Norm : public Layer {
                   bool needs_input) const override;
   Tensor jvp(const Tensor& dx, const Tape& tape, const Direction& direction) const override;
   void visit_blocks(const std::function<void(Block&)>& visit) override;
+  std::string_view varies_in_training() const override {
+    return kind_ == Kind::kBatch ? "batchnorm" : "";
+  }
 
  private:
   Tensor normalise(const Tensor& x, Tensor* inverse_std) const;

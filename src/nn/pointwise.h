@@ -7,11 +7,19 @@
 
 namespace evariste {
 
+/// What activations take, with torch's defaults.
+struct ActivationOptions {
+  double alpha = 1;        ///< elu: alpha (exp(x) - 1) where x <= 0
+  bool tanh_gelu = false;  ///< gelu: its approximation by tanh
+  double beta = 1;         ///< softplus: log(1 + exp(beta x)) / beta, beta > 0
+  double threshold = 20;   ///< softplus: x itself where beta x is above it
+};
+
 /// y = h(x) elementwise. The tape keeps h'(x), so backward and jvp are products.
 class Activation : public Layer {
  public:
   /// relu tanh sigmoid gelu elu silu softplus; unknown names are UsageErrors.
-  explicit Activation(std::string_view kind);
+  explicit Activation(std::string_view kind, const ActivationOptions& options = {});
   static std::vector<std::string> kinds();
 
   Tensor forward(const Tensor& x, Tape* tape) const override;
@@ -20,8 +28,9 @@ class Activation : public Layer {
   Tensor jvp(const Tensor& dx, const Tape& tape, const Direction& direction) const override;
 
  private:
-  Tensor (*value_)(const Tensor&);
-  Tensor (*slope_)(const Tensor& x, const Tensor& y);
+  Tensor (*value_)(const Tensor& x, const ActivationOptions& options);
+  Tensor (*slope_)(const Tensor& x, const Tensor& y, const ActivationOptions& options);
+  ActivationOptions options_;
 };
 
 /// A linear or piecewise linear map given by its transpose: what pools and reshapes share.
@@ -111,6 +120,7 @@ class Dropout : public Layer {
   Tensor backward(const Tensor& g, const Tape& tape, const Sink& sink,
                   bool needs_input) const override;
   Tensor jvp(const Tensor& dx, const Tape& tape, const Direction& direction) const override;
+  std::string_view varies_in_training() const override { return "dropout"; }
 
  private:
   double p_;

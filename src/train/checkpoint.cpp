@@ -27,6 +27,8 @@ State load_state(const std::filesystem::path& path) {
     for (const auto& item : value.toGenericDict())
       state[item.key().toStringRef()] = item.value().toTensor();
     return state;
+  } catch (const std::bad_alloc&) {
+    throw;
   } catch (const std::exception&) {
     throw IoError(
         fmt::format("{}: the state is damaged or not one of ours ({} bytes); remove it to "

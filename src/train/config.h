@@ -75,14 +75,13 @@ struct TrainConfig {
 };
 
 struct PriorUpdateConfig {
-  std::string type = "isotropic-gaussian", init = "matched", share = "block", update = "profile";
+  std::string init = "matched", share = "block", update = "profile";
   double lean = 1, trust = 2, ramp = 0.1, fitted = 0.6;
   int64_t hold = 5, settle = 2;
 
   template <class Visitor>
   void visit(Visitor&& field) {
-    field("type", type, "name of the prior of each block");
-    field("init", init, "precision at the start: that of the initialisation, or 1",
+    field("init", init, "precision at the start: 1/variance of the initialisation (fan-in/2), or 1",
           {"matched", "unit"});
     field("share", share, "one prior per block, or one for all", {"block", "all"});
     field("update", update,

@@ -115,14 +115,17 @@ Tensor KfacStep::from_coordinates(const Tensor& w, const Part& part) const {
 void KfacStep::enter(const KronCurvature& curvature, const std::vector<double>& precisions) {
   torch::NoGradGuard no_grad;
   if (inside_) leave();
-  for (size_t m = 0; m < parts_.size(); ++m) {
-    auto& part = parts_[m];
+  for (size_t m = 0; m < parts_.size(); ++m) {  // before any block is changed
     const auto& f = curvature.factors()[m];
     if (!f.is_complete())
       throw UsageError(fmt::format(
           "{}: the K-FAC step needs a refresh of at least as many images as inputs ({}); raise "
           "train.refresh.samples or use optimiser sgd",
-          part.block->name, std::max(f.a.dimension(), f.b.dimension())));
+          parts_[m].block->name, std::max(f.a.dimension(), f.b.dimension())));
+  }
+  for (size_t m = 0; m < parts_.size(); ++m) {
+    auto& part = parts_[m];
+    const auto& f = curvature.factors()[m];
     const auto type = part.block->weight().scalar_type();
     part.basis_b = part.shape[1] > 1 ? f.b.basis.to(type) : Tensor();
     part.basis_a = part.shape[2] > 1 ? f.a.basis.to(type) : Tensor();

@@ -1,5 +1,9 @@
 #include "train/shares.h"
 
+#include <cmath>
+
+#include "core/error.h"
+
 namespace evariste {
 namespace {
 
@@ -18,6 +22,8 @@ const Tape* find_tape(const Layer& layer, const Tape& tape, const Layer* wanted)
 std::vector<double> normalised(std::vector<double> values) {
   double sum = 0;
   for (const double v : values) sum += v;
+  if (!std::isfinite(sum))
+    throw NumericalError("variance shares: a pathway's output is not finite");
   for (double& v : values) v = sum > 0 ? v / sum : 1.0 / static_cast<double>(values.size());
   return values;
 }

@@ -55,30 +55,41 @@ Metrics plug_in_metrics(const Network& network, const Likelihood& likelihood, co
   return regression_metrics(prediction, variance, data.y);
 }
 
-void expect_trainable(Network& network, const TrainConfig& config, int64_t images) {
+void expect_trainable(Network& network, const Likelihood& likelihood, const TrainConfig& config,
+                      int64_t images) {
   if (config.batch > images)
     throw UsageError(fmt::format("train.batch: expected 1 ... {} (the training images), found {}",
                                  images, config.batch));
+  for (const auto& item : network.named_modules())
+    if (const auto* layer = dynamic_cast<const Layer*>(item.value().get());
+        layer && !layer->varies_in_training().empty())
+      throw UsageError(fmt::format(
+          "layer {}: {} cannot be trained here: evidence needs a network that treats each sample "
+          "alone and the same way twice; use layernorm or groupnorm, or no dropout",
+          item.key(), layer->varies_in_training()));
   if (config.optimiser != "kfac") return;
   torch::NoGradGuard no_grad;
   const auto& refresh = config.refresh;
   const bool part = refresh.samples > 0 && refresh.samples < images;
   const auto rows = part ? refresh.samples : images;
-  const auto columns = refresh.fisher == "exact"       ? network.outputs() - 1
-                       : refresh.fisher == "empirical" ? 1
-                                                       : refresh.draws;
   // One image of zeros tells how many positions each block sees.
   auto shape = network.input();
   shape.insert(shape.begin(), 1);
   Tape tape;
   const auto type = torch::dtype(network.parameters().at(0).scalar_type());
   const auto f = network.forward(torch::zeros(shape, type), &tape);
+  const auto columns = refresh.fisher == "exact"       ? likelihood.hessian_root(f).size(0)
+                       : refresh.fisher == "empirical" ? 1
+                                                       : refresh.draws;
   network.backward(
       torch::zeros_like(f).unsqueeze(0), tape,
       [&](const Block& block, const Tensor& x, const Tensor& g) {
         const auto [outputs, inputs] = std::pair(block.value().size(1), block.value().size(2));
-        const auto in = block.phi(x).size(2);
-        const auto out = block.to_positions(g.flatten(0, 1)).size(2) * columns;
+        // A polyphase layer behind keeps one of s^2 positions; a bias sums over all of them.
+        const auto kept = block.phase_stride * block.phase_stride;
+        const auto in = std::max<int64_t>(1, block.phi(x).size(2) / kept);
+        const auto positions = block.to_positions(g.flatten(0, 1)).size(2) / kept;
+        const auto out = columns * (block.is_constant() ? 1 : std::max<int64_t>(1, positions));
         const auto needed = std::max((inputs + in - 1) / in, (outputs + out - 1) / out);
         if (rows < needed && outputs * inputs > 1)
           throw UsageError(fmt::format(
@@ -99,9 +110,14 @@ Priors make_priors(Network& network, const PriorUpdateConfig& config, const toml
       priors.push_back(priors[0]);
       continue;
     }
-    const auto shape = blocks[m]->value().sizes().vec();
+    const auto value = blocks[m]->value().detach().to(torch::kFloat64);
     const double precision = config.init == "unit" ? 1.0 : matched[m];
-    priors.push_back(make_prior({table, precision, shape}));
+    priors.push_back(make_prior({table, precision, value.sizes().vec()}));
+    if (const auto count = priors.back().precision(value).numel(); count != 1)
+      throw UsageError(fmt::format(
+          "prior {}: expected one precision per block, found {} for {}: training draws its steps "
+          "from Kronecker factors, which take one",
+          priors.back().name(), count, blocks[m]->name));
   }
   return priors;
 }
@@ -125,16 +141,21 @@ Trainer::Trainer(std::shared_ptr<Network> network, std::shared_ptr<Likelihood> l
   likelihood_->check_labels(train_.y, network_->outputs());
   likelihood_->check_labels(test_.y, network_->outputs());
   network_->eval();
-  expect_trainable(*network_, config_, train_.count());
+  expect_trainable(*network_, *likelihood_, config_, train_.count());
+  {
+    torch::NoGradGuard no_grad;
+    const auto f = network_->forward(train_.x.narrow(0, 0, 1));
+    best_loss_ = -likelihood_->normaliser(f).sum().item<double>();
+  }
   label_entropy_ = -likelihood_->baseline(train_.y, network_->outputs());
   if (config_.optimiser == "kfac") {
     kfac_ = std::make_unique<KfacStep>(blocks_, config_.kfac);
     prior_factor_ = prior_config_.ramp;
   } else {
-    for (const auto* block : blocks_) {
+    for (const auto* block : blocks_)
       first_moments_.push_back(torch::zeros_like(block->weight()).detach());
-      second_moments_.push_back(torch::zeros_like(block->weight()).detach());
-    }
+    if (config_.optimiser == "adam")
+      for (const auto& moment : first_moments_) second_moments_.push_back(moment.clone());
   }
 }
 
@@ -165,13 +186,8 @@ std::vector<double> Trainer::pulls() const {
   torch::NoGradGuard no_grad;
   std::vector<double> out;
   for (size_t m = 0; m < blocks_.size(); ++m) {
-    const auto precision = priors_[m].precision(blocks_[m]->value().to(torch::kFloat64));
-    if (precision.numel() != 1)
-      throw UsageError(
-          fmt::format("prior {}: training needs one precision per block, this one has "
-                      "{} for {}",
-                      priors_[m].name(), precision.numel(), blocks_[m]->name));
-    out.push_back(precision.item<double>());
+    const auto value = blocks_[m]->value().to(torch::kFloat64);
+    out.push_back(priors_[m].precision(value).item<double>());
   }
   return out;
 }
@@ -298,6 +314,7 @@ double Trainer::first_order_epoch(const Tensor& order) {
       first_moments_.push_back(torch::zeros_like(block->weight()).detach());
   std::map<const Block*, size_t> index;
   for (size_t m = 0; m < blocks_.size(); ++m) index[blocks_[m]] = m;
+  std::vector<Tensor> gradients(blocks_.size());
   double sum = 0;
   for (int64_t i = 0; i < per_epoch; ++i) {
     const auto rows = order.narrow(0, i * config_.batch, config_.batch);
@@ -311,29 +328,32 @@ double Trainer::first_order_epoch(const Tensor& order) {
     const double loss = -likelihood_->log_density(f, y).sum().item<double>();
     if (!std::isfinite(loss)) return loss;
     sum += loss;
+    // The whole backward pass sees the weights of the forward pass: steps come after it.
     network_->backward(
         likelihood_->score(f, y).unsqueeze(0) / static_cast<double>(-config_.batch), tape,
         [&](const Block& block, const Tensor& input, const Tensor& g) {
-          const auto m = index.at(&block);
-          auto weight = blocks_[m]->weight();
-          auto gradient = block.from_matrix(block.gradient(input, g[0]));
-          const double pull = precisions[m] / n;
-          if (adam) {
-            gradient = gradient.add(weight, pull);
-            first_moments_[m].mul_(kBeta1).add_(gradient, 1 - kBeta1);
-            second_moments_[m].mul_(kBeta2).addcmul_(gradient, gradient, 1 - kBeta2);
-            const double t = static_cast<double>(step + 1);
-            const auto v = (second_moments_[m] / (1 - std::pow(kBeta2, t))).sqrt_().add_(kEpsilon);
-            weight.addcdiv_(first_moments_[m], v, -lr / (1 - std::pow(kBeta1, t)));
-          } else {
-            // The prior outside the momentum buffer, implicitly: explicit steps are unstable for
-            // large precisions. 1/(1 - momentum) gives the fixed point of the whole prior.
-            first_moments_[m].mul_(kMomentum).add_(gradient);
-            const double part = burn_in ? config_.burn_in_decay : 1 / (1 - kMomentum);
-            weight.add_(first_moments_[m], -lr).div_(1 + lr * part * pull);
-          }
+          gradients[index.at(&block)] = block.from_matrix(block.gradient(input, g[0]));
         },
         false);
+    for (size_t m = 0; m < blocks_.size(); ++m) {
+      auto weight = blocks_[m]->weight();
+      auto& gradient = gradients[m];
+      const double pull = precisions[m] / n;
+      if (adam) {
+        gradient = gradient.add(weight, pull);
+        first_moments_[m].mul_(kBeta1).add_(gradient, 1 - kBeta1);
+        second_moments_[m].mul_(kBeta2).addcmul_(gradient, gradient, 1 - kBeta2);
+        const double t = static_cast<double>(step + 1);
+        const auto v = (second_moments_[m] / (1 - std::pow(kBeta2, t))).sqrt_().add_(kEpsilon);
+        weight.addcdiv_(first_moments_[m], v, -lr / (1 - std::pow(kBeta1, t)));
+      } else {
+        // The prior outside the momentum buffer, implicitly: explicit steps are unstable for
+        // large precisions. 1/(1 - momentum) gives the fixed point of the whole prior.
+        first_moments_[m].mul_(kMomentum).add_(gradient);
+        const double part = burn_in ? config_.burn_in_decay : 1 / (1 - kMomentum);
+        weight.add_(first_moments_[m], -lr).div_(1 + lr * part * pull);
+      }
+    }
   }
   return sum / static_cast<double>(per_epoch * config_.batch);
 }
@@ -360,14 +380,17 @@ bool Trainer::recover(double loss) {
   // Twice the loss of chance, once the fit has begun, is divergence that has not reached NaN yet.
   const bool diverged =
       !std::isfinite(loss) || (is_kfac_epoch() && epoch_ > config_.burn_in + 2 &&
-                               loss > 2 * std::log(static_cast<double>(network_->outputs())) &&
-                               !likelihood_->is_regression());
+                               loss - best_loss_ > 2 * (label_entropy_ - best_loss_));
   if (!diverged) return false;
   if (++restarts_ > kMaxRestarts || good_.empty())
     throw NumericalError(fmt::format(
-        "epoch {}: the training loss is {} and {} restarts from the last good state did not help; "
-        "lower train.kfac.lr or raise train.kfac.damping",
-        epoch_ + 1, loss, restarts_ - 1));
+        "epoch {}: the training loss is {}{}; lower {}", epoch_ + 1, loss,
+        good_.empty()
+            ? std::string(", before there was a state to go back to")
+            : fmt::format(" and {} restarts from the last good state did not help", restarts_ - 1),
+        is_kfac_epoch() ? "train.kfac.lr or raise train.kfac.damping"
+        : kfac_         ? "train.burn_in_lr"
+                        : "train.lr"));
   const auto restarts = restarts_;
   const auto rate = rate_factor_ * 0.5;
   const auto failed = epoch_;
@@ -406,7 +429,8 @@ EpochRecord Trainer::run_epoch() {
   }
   if (is_kfac_epoch()) {
     if (prior_factor_ >= 1) ++full_epochs_;
-    if (prior_factor_ < 1 && record.train_loss < prior_config_.fitted * label_entropy_)
+    if (prior_factor_ < 1 &&
+        record.train_loss - best_loss_ < prior_config_.fitted * (label_entropy_ - best_loss_))
       prior_factor_ = std::min(1.0, prior_factor_ * 10);
   }
   ++epoch_;
@@ -438,11 +462,14 @@ Outcome Trainer::outcome() {
   auto options = refresh_options();
   options.fisher = fisher_named(config_.refresh.final_fisher);
   options.mc_samples = config_.refresh.final_draws;
+  options.eigen_type = torch::kFloat64;
   const auto data = refresh_samples(config_.refresh.final_samples, stream_.split("final"));
   const auto fit = fit_curvature(*network_, *likelihood_, data, options);
   out.evidence = evaluate_evidence(fit, *likelihood_, priors_);
   out.plain_log_evidence = plain_log_evidence(fit, *likelihood_, priors_);
-  out.checks = check_evidence(*network_, *likelihood_, data, fit, priors_, 1.0,
+  const auto gradient = log_likelihood_gradient(*network_, *likelihood_, train_,
+                                                fit.curvature->blocks(), config_.evaluation_batch);
+  out.checks = check_evidence(*network_, *likelihood_, train_, gradient, data, fit, priors_, 1.0,
                               stream_.split("posterior"), config_.evaluation_batch);
   out.test = plug_in_metrics(*network_, *likelihood_, test_, config_.evaluation_batch);
   out.shares_variance = variance_shares(

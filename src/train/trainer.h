@@ -30,7 +30,8 @@ struct EpochRecord {
 
 /// Throws UsageError where a training of `network` on so many images cannot work: naming the key,
 /// what it needs and what it has.
-void expect_trainable(Network& network, const TrainConfig& config, int64_t images);
+void expect_trainable(Network& network, const Likelihood& likelihood, const TrainConfig& config,
+                      int64_t images);
 
 /// What a finished training is judged by.
 struct Outcome {
@@ -94,7 +95,8 @@ class Trainer {
   std::unique_ptr<KfacStep> kfac_;
   std::vector<Tensor> first_moments_, second_moments_;  // of sgd and adam
   std::shared_ptr<Curvature> curvature_;                // of the last refresh
-  double label_entropy_ = 0;
+  double label_entropy_ = 0;  // loss of a network that ignores its input, per datum
+  double best_loss_ = 0;      // that of one that knows every label
 
   int64_t epoch_ = 0, full_epochs_ = 0, restarts_ = 0, refreshes_ = 0;
   double prior_factor_ = 1, rate_factor_ = 1, best_log_likelihood_ = -1e300;

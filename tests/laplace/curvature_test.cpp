@@ -223,8 +223,14 @@ TEST_CASE("combinations that are not defined are refused", "[laplace]") {
   options.sharing = Sharing::kReduce;
   CHECK_THROWS_AS(fit_curvature(*grouped, Softmax(), data, options), UsageError);
   grouped->train();
-  CHECK_THROWS_AS(fit_curvature(*grouped, Softmax(), data, {}), UsageError);
+  CHECK_THROWS_WITH(fit_curvature(*grouped, Softmax(), data, {}), Contains("dropout"));
   grouped->eval();
+  const auto coupled = network_of(
+      "input = [2]\nlayer = [{ type = 'linear', out = 3 }, { type = 'batchnorm' }]");
+  coupled->train();
+  CHECK_THROWS_WITH(
+      fit_curvature(*coupled, Softmax(), {random_tensor({4, 2}, 2), random_labels(4, 3, 3)}, {}),
+      Contains("batchnorm"));
   torch::NoGradGuard no_grad;
   grouped->parameters()[0].fill_(std::numeric_limits<double>::quiet_NaN());
   CHECK_THROWS_AS(fit_curvature(*grouped, Softmax(), data, {}), NumericalError);

@@ -52,9 +52,6 @@ TEST_CASE("a trainer refuses what cannot be trained", "[train][config]") {
   }
   SECTION("one precision per entry") {
     small.prior_keys = toml::parse("type = 'diagonal-gaussian'");
-    small.train.burn_in = 1;
-    const auto trainer = small.make();
-    CHECK_THROWS_WITH(trainer->run_epoch(),
-                      Contains("one precision per block") && Contains("0.0.weight"));
+    CHECK_THROWS_WITH(small.make(), Contains("one precision per block") && Contains("0.0.weight"));
   }
 }

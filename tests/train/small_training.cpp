@@ -15,7 +15,7 @@ SmallTraining::SmallTraining()
   train.epochs = 6;
   train.batch = 10;
   train.burn_in = 1;
-  train.refresh.samples = 60;
+  train.refresh.samples = 40;  // of 60, as trainings do
   train.refresh.check_samples = 30;
   train.refresh.check_draws = 2;
   train.refresh.checks_every = 2;
@@ -27,14 +27,14 @@ SmallTraining::SmallTraining()
 }
 
 std::unique_ptr<Trainer> SmallTraining::make() {
-  const auto network = network_of(
-      "input = [1, 6, 6]\nlayer = [{ type = 'sum', of = ["
-      "{ type = 'conv', out = 2, kernel = 3, stride = 2, padding = 1 },"
-      "{ type = 'fc', out = 2, stride = 2 }] }, { type = 'relu' },"
-      "{ type = 'flatten' }, { type = 'linear', out = 3 }]");
-  network->to(torch::kFloat64);
+  const auto network = network_of(fmt::format("input = [1, 6, 6]\nlayer = [{}]", layers));
+  network->to(type);
   initialise(*network, Stream(1).split("init"), prior.lean);
-  return std::make_unique<Trainer>(network, std::make_shared<Softmax>(), data, test, train, prior,
+  const auto typed = [&](const Samples& samples) {
+    return Samples{samples.x.to(type),
+                   samples.y.is_floating_point() ? samples.y.to(type) : samples.y, samples.total};
+  };
+  return std::make_unique<Trainer>(network, likelihood, typed(data), typed(test), train, prior,
                                    prior_keys, Stream(1).split("train"), log_);
 }
 

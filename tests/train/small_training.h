@@ -1,5 +1,5 @@
 // A training small enough to repeat many times in a second: 60 images in three classes, a sum of
-// two pathways and a linear layer, float64.
+// two pathways and a linear layer, float64 unless told.
 #pragma once
 
 #include <sstream>
@@ -17,6 +17,12 @@ struct SmallTraining {
   SmallTraining();
   /// A fresh network from the same streams each time, and its trainer.
   std::unique_ptr<Trainer> make();
+  std::shared_ptr<Likelihood> likelihood = std::make_shared<Softmax>();
+  std::string layers =
+      "{ type = 'sum', of = [{ type = 'conv', out = 2, kernel = 3, stride = 2, padding = 1 }, "
+      "{ type = 'fc', out = 2, stride = 2 }] }, { type = 'relu' }, { type = 'flatten' }, "
+      "{ type = 'linear', out = 3 }";
+  torch::ScalarType type = torch::kFloat64;
   /// The data that make() gives: handles, so that writing to x reaches the trainers made before.
   Samples data, test;
   std::string log_text() const { return log_stream_.str(); }
