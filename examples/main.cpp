@@ -16,30 +16,31 @@ namespace ev = evariste;
 using torch::Tensor;
 
 /// theta ~ multivariate Student-t over the whole block: a Gaussian whose precision was integrated
-/// out under Gamma(nu/2, nu s^2/2). log s is learned; heavy tails forgive a few large weights.
+/// out under Gamma(nu/2, nu/(2 d)). log d, that of the typical precision, is learned; heavy tails
+/// forgive a few large weights.
 class StudentT {
  public:
   static constexpr std::string_view kName = "student-t";
 
-  explicit StudentT(double degrees = 4.0, double scale = 1.0)
-      : degrees_(degrees), log_scale_(ev::log_leaf(scale)) {}
+  explicit StudentT(double degrees = 4.0, double precision = 1.0)
+      : degrees_(degrees), log_precision_(ev::log_leaf(precision)) {}
 
   Tensor log_density(const Tensor& theta) const {
     const auto n = static_cast<double>(theta.numel());
-    const auto spread = degrees_ * (2 * log_scale_).exp();
+    const auto spread = degrees_ * (-log_precision_).exp();
     return std::lgamma(0.5 * (degrees_ + n)) - std::lgamma(0.5 * degrees_) -
            0.5 * n * (spread.log() + std::log(std::numbers::pi)) -
            0.5 * (degrees_ + n) * (theta.square().sum() / spread).log1p();
   }
   Tensor precision(const Tensor& theta) const {
     const auto n = static_cast<double>(theta.numel());
-    return (degrees_ + n) / (degrees_ * (2 * log_scale_).exp() + theta.square().sum());
+    return (degrees_ + n) / (degrees_ * (-log_precision_).exp() + theta.square().sum());
   }
-  ev::NamedTensors hyperparameters() const { return {{"log_scale", log_scale_}}; }
+  ev::NamedTensors hyperparameters() const { return {{"log_precision", log_precision_}}; }
 
  private:
   double degrees_;
-  Tensor log_scale_;
+  Tensor log_precision_;
 };
 static_assert(ev::LayerPrior<StudentT>);
 

@@ -23,6 +23,11 @@ double Evidence::effective_dimension() const {
   return sum;
 }
 
+bool is_first_use(const Priors& priors, size_t m) {
+  return std::none_of(priors.begin(), priors.begin() + static_cast<std::ptrdiff_t>(m),
+                      [&](const Prior& earlier) { return earlier.is_same(priors[m]); });
+}
+
 Precisions precisions_of(const Priors& priors, const Curvature& curvature) {
   if (priors.size() != curvature.blocks().size())
     throw UsageError(fmt::format("expected one prior for each of {} blocks, got {}",
@@ -60,7 +65,9 @@ Evidence evaluate_evidence(const Fit& fit, const Likelihood& likelihood, const P
     e.prior_precision = precisions[m].mean().item<double>();
     e.log_det_ratio = log_dets[m].ratio;
     const auto log_precision = precisions[m].expand(theta.sizes()).log().sum().item<double>();
-    e.scatter = -2 * priors[m].log_density(theta).item<double>() -
+    auto log_density = priors[m].log_density(theta).item<double>();
+    if (is_first_use(priors, m)) log_density += priors[m].log_hyper_density().item<double>();
+    e.scatter = -2 * log_density -
                 static_cast<double>(e.parameters) * std::log(2 * std::numbers::pi) + log_precision;
     e.squared_norm = theta.square().sum().item<double>();
     e.effective_dimension = log_dets[m].effective;
@@ -70,7 +77,8 @@ Evidence evaluate_evidence(const Fit& fit, const Likelihood& likelihood, const P
     out.scatter += e.scatter;
     out.blocks.push_back(std::move(e));
   }
-  out.log_det_ratio = curvature.log_det_ratio(precisions);
+  for (const auto& block : log_dets) out.log_det_ratio += block.ratio;
+  if (std::isnan(out.log_det_ratio)) out.log_det_ratio = curvature.log_det_ratio(precisions);
   out.log_evidence = (fit.log_likelihood - fit.normaliser) / temperature + fit.normaliser -
                      0.5 * (out.log_det_ratio + out.scatter);
   if (!std::isfinite(out.log_evidence)) {

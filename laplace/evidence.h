@@ -43,6 +43,9 @@ using Priors = std::vector<Prior>;
 /// Present precisions of `priors` at the blocks' weights.
 Precisions precisions_of(const Priors& priors, const Curvature& curvature);
 
+/// No earlier block has the prior of block m: where its hyper-density counts.
+bool is_first_use(const Priors& priors, size_t m);
+
 /// Also sets the curvature's scale h from likelihood and temperature.
 Evidence evaluate_evidence(const Fit& fit, const Likelihood& likelihood, const Priors& priors,
                            double temperature = 1.0);

@@ -13,12 +13,14 @@ namespace {
 struct Leaf {
   Tensor tensor;
   std::vector<size_t> blocks;
+  bool alone = true;  // in the prior of each
 };
 
 std::vector<Leaf> leaves_of(const Priors& priors) {
   std::vector<Leaf> leaves;
   for (size_t m = 0; m < priors.size(); ++m) {
-    for (const auto& [name, tensor] : priors[m].hyperparameters()) {
+    const auto hyperparameters = priors[m].hyperparameters();
+    for (const auto& [name, tensor] : hyperparameters) {
       auto found = std::find_if(leaves.begin(), leaves.end(),
                                 [&, &t = tensor](const Leaf& l) { return l.tensor.is_same(t); });
       if (found == leaves.end()) {
@@ -26,6 +28,7 @@ std::vector<Leaf> leaves_of(const Priors& priors) {
         found = leaves.end() - 1;
       }
       found->blocks.push_back(m);
+      found->alone = found->alone && hyperparameters.size() == 1;
     }
   }
   return leaves;
@@ -65,9 +68,10 @@ LogDet block_log_det(const Curvature& curvature, size_t m, const Precisions& pre
 /// A block's weights as the objective sees them: fixed, or of the norm that they are predicted to
 /// have at the present precision.
 struct Weights {
-  Tensor value;            // [Q, O, J]
-  Tensor scale;            // [], undefined where they are fixed; value*scale is the mode
-  double scale_slope = 0;  // d scale/d log delta
+  Tensor value;             // [Q, O, J], what the priors see by its norm alone: any direction
+  double squared_norm = 0;  // of value
+  Tensor scale;             // [], undefined where they are fixed; value*scale is the mode
+  double scale_slope = 0;   // d scale/d log delta
 
   Tensor mode() const { return scale.defined() ? value * scale : value; }
 };
@@ -76,9 +80,22 @@ struct Weights {
 void predict(Weights& weights, const KronCurvature& kron, size_t m, const ModeCurve& curve,
              double precision) {
   const auto sums = mode_sums(kron.factors()[m], curve, kron.scale(), precision);
-  const double scale = std::sqrt(sums.norm / weights.value.square().sum().item<double>());
+  const double scale = std::sqrt(sums.norm / weights.squared_norm);
   weights.scale = torch::tensor(scale, torch::kFloat64).requires_grad_();
   weights.scale_slope = sums.norm > 0 ? 0.5 * scale * sums.slope / sums.norm : 0.0;
+}
+
+/// Weights answer to a precision that does not answer to them.
+void expect_fixed_precisions(const Priors& priors, const std::vector<Tensor>& values) {
+  torch::NoGradGuard no_grad;
+  for (size_t m = 0; m < priors.size(); ++m) {
+    const auto probe = torch::ones_like(values[m]);
+    if (!torch::equal(priors[m].precision(probe), priors[m].precision(2 * probe)))
+      throw UsageError(fmt::format(
+          "prior {}: its precision depends on the weights, so they cannot answer to it: use "
+          "prior.update = \"newton\" or \"adam\"",
+          priors[m].name()));
+  }
 }
 
 struct Derivatives {
@@ -97,6 +114,7 @@ Derivatives derivatives(const Leaf& leaf, const Priors& priors, const Curvature&
     const auto log_det = block_log_det(curvature, m, precisions, all);
     const auto mode = theta[m].mode();
     total = total + objective(priors[m], mode, log_det);
+    if (m == leaf.blocks.front()) total = total + priors[m].log_hyper_density();
     // -1/2 d2 log|P| through gamma: -1/2 slope (d log delta / d leaf)^2.
     const auto log_precision = priors[m].precision(mode.detach()).log();
     const auto jacobian =
@@ -132,30 +150,46 @@ int64_t fit_priors_newton(const Priors& priors, const Curvature& curvature,
   auto leaves = leaves_of(priors);
   const auto* kron = dynamic_cast<const KronCurvature*>(&curvature);
   const bool separable = kron != nullptr;
+  auto precisions = precisions_of(priors, curvature);
+  const auto values = weights_of(curvature);
   std::vector<Weights> theta;
-  for (const auto& value : weights_of(curvature)) theta.emplace_back().value = value;
+  for (const auto& value : values) theta.emplace_back().value = value;
   std::vector<ModeCurve> curves;
   if (options.gradient) {
     if (!kron)
       throw UsageError(fmt::format(
           "prior fit: weights that answer need a Kronecker-factored curvature, found {}",
           curvature.structure()));
-    curves = kron->mode_curves(*options.gradient, precisions_of(priors, curvature),
-                               options.far_from_mode);
-    for (auto& weights : theta)  // any direction: only the norm counts
-      if (!(weights.value.square().sum().item<double>() > 0))
-        weights.value = torch::ones_like(weights.value);
+    expect_fixed_precisions(priors, values);
+    curves = kron->mode_curves(*options.gradient, precisions, options.far_from_mode);
+    for (auto& weights : theta) {
+      weights.squared_norm = weights.value.square().sum().item<double>();
+      if (weights.squared_norm > 0) continue;
+      weights.value = torch::ones_like(weights.value);
+      weights.squared_norm = static_cast<double>(weights.value.numel());
+    }
   }
-  std::vector<Tensor> start;
-  for (const auto& leaf : leaves) start.push_back(leaf.tensor.detach().clone());
+  const auto trust = options.trust_region;
+  const bool may_fall = options.gradient || !options.far_from_mode;
+  std::vector<Tensor> lowest, highest;  // how far each leaf may go in this call
+  for (const auto& leaf : leaves) {
+    const auto start = leaf.tensor.detach().clamp(kLowestLogPrecision, kHighestLogPrecision);
+    lowest.push_back((start - (may_fall ? trust : 0.0)).clamp_min(kLowestLogPrecision));
+    highest.push_back((start + trust).clamp_max(kHighestLogPrecision));
+  }
   std::vector<bool> done(leaves.size(), false);
   int64_t iteration = 0;
   for (; iteration < options.max_iterations; ++iteration) {
-    const auto precisions = precisions_of(priors, curvature);
+    for (size_t l = 0; l < leaves.size(); ++l) {
+      if (done[l]) continue;
+      for (const auto m : leaves[l].blocks) {
+        precisions[m] = priors[m].precision(values[m]).detach();
+        if (kron && options.gradient)
+          predict(theta[m], *kron, m, curves[m], precisions[m].item<double>());
+      }
+    }
     std::vector<LogDet> all;
     if (!separable) all = curvature.log_det(precisions);
-    for (size_t m = 0; m < curves.size(); ++m)
-      predict(theta[m], *kron, m, curves[m], precisions[m].item<double>());
     bool moving = false;
     for (size_t l = 0; l < leaves.size(); ++l) {
       if (done[l]) continue;
@@ -175,23 +209,16 @@ int64_t fit_priors_newton(const Priors& priors, const Curvature& curvature,
                                        -d.first / d.second.clamp_max(-1e-300), ascent);
       torch::NoGradGuard no_grad;
       const auto old = leaves[l].tensor.detach().clone();
-      leaves[l].tensor.copy_(
-          (old + newton.clamp(-1, 1)).clamp(kLowestLogPrecision, kHighestLogPrecision));
+      leaves[l].tensor.copy_((old + newton.clamp(-1, 1)).clamp(lowest[l], highest[l]));
       const double tolerance = 1e-10 * share;
       const bool flat =
           ((d.first.abs() < tolerance).logical_and(nothing.logical_not())).all().item<bool>();
       const bool still = (leaves[l].tensor - old).abs().max().item<double>() < 1e-14;
-      // A shared or coupled leaf may have to move again when the others have.
-      done[l] = separable && (flat || still);
+      // A coupled leaf may have to move again when the others have.
+      done[l] = separable && leaves[l].alone && (flat || still);
       moving = moving || !(flat || still);
     }
     if (!moving) break;
-  }
-  torch::NoGradGuard no_grad;
-  for (size_t l = 0; l < leaves.size(); ++l) {
-    auto change = (leaves[l].tensor - start[l]).clamp(-options.trust_region, options.trust_region);
-    if (options.far_from_mode && !options.gradient) change = change.clamp_min(0);
-    leaves[l].tensor.copy_(start[l] + change);
   }
   return iteration;
 }
@@ -210,8 +237,10 @@ void AdamPriorFit::step(const Priors& priors, const Curvature& curvature, int64_
   for (int64_t i = 0; i < steps; ++i) {
     const auto log_dets = curvature.log_det(precisions_of(priors, curvature));
     auto total = torch::zeros({}, torch::kFloat64);
-    for (size_t m = 0; m < priors.size(); ++m)
+    for (size_t m = 0; m < priors.size(); ++m) {
       total = total + objective(priors[m], theta[m], log_dets[m]);
+      if (is_first_use(priors, m)) total = total + priors[m].log_hyper_density();
+    }
     std::vector<Tensor> inputs;
     for (const auto& leaf : leaves) inputs.push_back(leaf.tensor);
     const auto gradients = torch::autograd::grad({-total / n}, inputs);

@@ -30,14 +30,16 @@ struct NewtonOptions {
   /// answer do so with the smaller of their two estimates.
   bool far_from_mode = false;
   /// d log p(D|theta)/d theta per block, [Q, O, J]: the weights answer (above). For a Kronecker
-  /// curvature with bases and priors that see their block by its norm alone.
+  /// curvature with bases, and priors that see their block by its norm and have a precision that
+  /// does not depend on it.
   const std::vector<Tensor>* gradient = nullptr;
   int64_t max_iterations = 100;
 };
 
-/// Safeguarded Newton steps, each at most 1, until |d log q / d rho| < 1e-10 max(1, P); then the
-/// trust region and the clamp to [-10, 20]. Priors shared by several blocks are fitted jointly.
-/// Returns the number of iterations of the slowest hyper-parameter.
+/// Safeguarded Newton steps, each at most 1, within the trust region and [-10, 20], until
+/// |d log q / d rho| < 1e-10 max(1, P) or a bound holds. Priors shared by several blocks are fitted
+/// jointly. Returns the number of iterations of the slowest hyper-parameter. Cost per iteration:
+/// O(parameters of the blocks still moving).
 int64_t fit_priors_newton(const Priors& priors, const Curvature& curvature,
                           const NewtonOptions& options = {});
 

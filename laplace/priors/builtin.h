@@ -20,20 +20,24 @@ struct PriorRequest {
   at::IntArrayRef shape;
 
   /// A positive number of the table. Throws UsageError for anything else.
-  double positive(std::string_view key, double fallback) const;
+  double positive(std::string_view key) const;
 };
 
 using PriorFactory = std::function<Prior(const PriorRequest&)>;
 struct BuiltinPrior {
   PriorFactory make;
-  std::vector<std::string> keys;  ///< of its TOML table, besides type, share and init
+  std::map<std::string, double> keys;  ///< of its TOML table besides `type`, with their defaults
 };
 const std::map<std::string_view, BuiltinPrior>& builtin_priors();
 
-/// Makes the prior that `type` names; unknown names and keys are UsageErrors with the nearest name.
+/// The table with `type` and all keys of that type, those that are absent at their defaults.
+toml::table with_defaults(const toml::table& prior);
+
+/// Makes the prior that `type` names, keys that are absent at their defaults; unknown names and
+/// keys are UsageErrors with the nearest name.
 Prior make_prior(const PriorRequest& request);
 
-/// The types above, for tests that hold for every prior.
+/// The types of builtin_priors(), for tests that hold for every prior.
 using BuiltinPriorTypes = std::tuple<IsotropicGaussian, DiagonalGaussian, GammaGaussian>;
 
 }  // namespace evariste

@@ -2,8 +2,9 @@
 // block (relevance determination with a proper scale, Tipping 2001). In rho = log delta the density
 // is
 //   shape rho - rate e^rho + shape log rate - log Gamma(shape),
-// so the evidence's fixed point moves from gamma/|theta|^2 to (gamma + 2 shape)/(|theta|^2 + 2
-// rate): a pathway is pruned no further than delta = (gamma + 2 shape)/(2 rate).
+// so the evidence's fixed point moves from gamma/|theta|^2 to
+//   (gamma + 2 shape)/(|theta|^2 + 2 rate):
+// a pathway is pruned no further than delta = (gamma + 2 shape)/(2 rate).
 #pragma once
 
 #include "laplace/priors/isotropic_gaussian.h"
@@ -19,9 +20,11 @@ class GammaGaussian {
 
   Tensor precision(const Tensor& theta) const { return gaussian_.precision(theta); }
 
-  Tensor log_density(const Tensor& theta) const {
-    const auto delta = gaussian_.precision(theta);
-    return gaussian_.log_density(theta) + shape_ * delta.log() - rate_ * delta +
+  Tensor log_density(const Tensor& theta) const { return gaussian_.log_density(theta); }
+
+  Tensor log_hyper_density() const {
+    const auto log_delta = gaussian_.hyperparameters()[0].second;
+    return shape_ * log_delta - rate_ * log_delta.exp() +
            (shape_ * std::log(rate_) - std::lgamma(shape_));
   }
 

@@ -4,9 +4,10 @@
 // pathways' priors *are* the learned degree of symmetry: precision -> infinity removes a pathway.
 //
 // prior.update = "profile" lets the weights of a block answer by their length alone: a prior that
-// sees more of its block than the norm is fitted exactly by "newton" and "adam" only.
+// sees more of its block than the norm is fitted exactly by "newton" and "adam" only, and one whose
+// precision depends on the weights is refused.
 //
-// To add one: a header like isotropic_gaussian.h, a line in builtin.cpp, a test.
+// To add one: see CONTRIBUTING.md.
 #pragma once
 
 #include <concepts>
@@ -27,11 +28,15 @@ using NamedTensors = std::vector<std::pair<std::string, Tensor>>;
 /// Gaussian it does not depend on theta.
 template <class P>
 concept LayerPrior = requires(const P& prior, const Tensor& theta) {
-  { P::kName } -> std::convertible_to<std::string_view>;      // the name used in TOML files
-  { prior.log_density(theta) } -> std::same_as<Tensor>;       // [], nats, differentiable in both
-  { prior.precision(theta) } -> std::same_as<Tensor>;         // [] or theta's shape; enters P0
-  { prior.hyperparameters() } -> std::same_as<NamedTensors>;  // unconstrained float64 leaf tensors
+  { P::kName } -> std::convertible_to<std::string_view>;  // the name used in TOML files
+  { prior.log_density(theta) } -> std::same_as<Tensor>;   // [], nats, differentiable in both
+  { prior.precision(theta) } -> std::same_as<Tensor>;     // [] or theta's shape; enters P0
+  // Float64 leaf tensors that grow with the precision, as log delta does; kept in [-10, 20].
+  { prior.hyperparameters() } -> std::same_as<NamedTensors>;
 };
+
+/// A prior may also have `Tensor log_hyper_density() const`: [], log density of the
+/// hyper-parameters themselves, counted once however many blocks share the prior.
 
 /// Any LayerPrior. A handle: copies share hyper-parameters, so one Prior given to several blocks is
 /// one prior for all of them.
@@ -44,6 +49,9 @@ class Prior {
   Tensor log_density(const Tensor& theta) const { return self_->log_density(theta); }
   Tensor precision(const Tensor& theta) const { return self_->precision(theta); }
   NamedTensors hyperparameters() const { return self_->hyperparameters(); }
+  Tensor log_hyper_density() const { return self_->log_hyper_density(); }
+  /// Handles of the same prior share its hyper-parameters.
+  bool is_same(const Prior& other) const { return self_ == other.self_; }
 
  private:
   struct Interface {
@@ -52,6 +60,7 @@ class Prior {
     virtual Tensor log_density(const Tensor& theta) const = 0;
     virtual Tensor precision(const Tensor& theta) const = 0;
     virtual NamedTensors hyperparameters() const = 0;
+    virtual Tensor log_hyper_density() const = 0;
   };
   template <class P>
   struct Model final : Interface {
@@ -60,6 +69,10 @@ class Prior {
     Tensor log_density(const Tensor& theta) const override { return prior.log_density(theta); }
     Tensor precision(const Tensor& theta) const override { return prior.precision(theta); }
     NamedTensors hyperparameters() const override { return prior.hyperparameters(); }
+    Tensor log_hyper_density() const override {
+      if constexpr (requires { prior.log_hyper_density(); }) return prior.log_hyper_density();
+      return torch::zeros({}, torch::kFloat64);
+    }
     P prior;
   };
   std::shared_ptr<const Interface> self_;

@@ -346,6 +346,67 @@ TEST_CASE(
   }
 }
 
+TEST_CASE(
+    "far from a mode a precision goes to the fixed point of the smaller estimate, within trust",
+    "[prior][profile]") {
+  const Pathways model(40);
+  const auto& blocks = model.kron().blocks();
+  constexpr double kStart = 0.8;
+  const Precisions precisions(blocks.size(), torch::tensor(kStart, torch::kFloat64));
+  const auto curves = model.kron().mode_curves(model.gradient, precisions, true);
+  NewtonOptions options;
+  options.gradient = &model.gradient;
+  options.far_from_mode = true;
+  const auto priors = layerwise_priors(*model.fit.curvature, kStart);
+  fit_priors_newton(priors, *model.fit.curvature, options);
+  options.trust_region = 0.3;
+  const auto near = layerwise_priors(*model.fit.curvature, kStart);
+  fit_priors_newton(near, *model.fit.curvature, options);
+  const double start = std::log(kStart);
+  int64_t inside = 0, fallen = 0;
+  for (size_t m = 0; m < blocks.size(); ++m) {
+    CAPTURE(blocks[m]->name);
+    const double rho = rho_of(priors[m]).item<double>(), delta = std::exp(rho);
+    CHECK(rho_of(near[m]).item<double>() == Approx(std::clamp(rho, start - 0.3, start + 0.3)));
+    fallen += rho < start;
+    if (rho == kHighestLogPrecision) continue;
+    ++inside;
+    const auto& factor = model.kron().factors()[m];
+    CHECK(delta * mode_sums(factor, curves[m], 1.0, delta).norm ==
+          Approx(spectral_sums(factor, 1.0, delta).effective));
+  }
+  CHECK(inside > 0);
+}
+
+namespace {
+
+/// A precision that depends on the weights, as heavy tails have it.
+struct HeavyTailed {
+  static constexpr std::string_view kName = "heavy-tailed";
+  Tensor log_precision = log_leaf(1.0);
+  Tensor precision(const Tensor& theta) const {
+    return log_precision.exp() / (1 + theta.square().mean());
+  }
+  Tensor log_density(const Tensor& theta) const {
+    return -0.5 * log_precision.exp() * static_cast<double>(theta.numel()) *
+           theta.square().mean().log1p();
+  }
+  NamedTensors hyperparameters() const { return {{"log_precision", log_precision}}; }
+};
+
+}  // namespace
+
+TEST_CASE("weights do not answer to a prior whose precision answers to them", "[prior][profile]") {
+  const Pathways model(40);
+  const Priors priors(model.gradient.size(), Prior(HeavyTailed()));
+  NewtonOptions options;
+  options.gradient = &model.gradient;
+  CHECK_THROWS_WITH(fit_priors_newton(priors, *model.fit.curvature, options),
+                    Contains("heavy-tailed") && Contains("newton"));
+  options.gradient = nullptr;
+  CHECK(fit_priors_newton(priors, *model.fit.curvature, options) < 100);
+}
+
 TEST_CASE("one prior of several blocks is fitted to the answers of all", "[prior][profile]") {
   const Pathways model(40);
   const auto blocks = model.gradient.size();
