@@ -1,6 +1,7 @@
 """Network files of Évariste <-> torch modules, weights as safetensors, run files as xarray.
 
     net = load_network("net.toml")             # a torch.nn.Sequential of the layers in the file
+    net = load_network("results/.../config.toml", classes=10)  # of an experiment, task of 10 labels
     load_weights(net, "weights.safetensors")
     save_network(net, (3, 32, 32), "copy.toml")
     run = open_run("results/.../run.h5")["blocks"].prior_precision.plot()
@@ -23,8 +24,8 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 __all__ = ["Bias", "FC", "FactoredFC", "GlobalAvgPool", "Network", "NetworkError", "Polyphase",
-           "Residual", "Scale", "Sum", "load_network", "load_weights", "named_tensors", "open_run",
-           "save_network", "save_weights"]
+           "Residual", "Scale", "Sum", "build_network", "load_network", "load_weights",
+           "named_tensors", "open_run", "save_network", "save_weights"]
 
 
 class NetworkError(ValueError):
@@ -69,15 +70,18 @@ class GlobalAvgPool(nn.Module):
 
 
 class Polyphase(nn.Module):
-    """Subsampling by 2 that commutes with shifts: of the four phases x[:, :, i::2, j::2] a sample
+    """Subsampling by s that commutes with shifts: of the s x s phases x[:, :, i::s, j::s] a sample
     keeps the one with the largest maximum entry over channels and space. Ties go to the first of
-    (0,0), (1,0), (0,1), (1,1); the first index is the row offset. [B, C, H, W] -> [B, C, H/2, W/2].
+    (0,0), (1,0), (0,1), (1,1); the first index is the row offset. [B, C, H, W] -> [B, C, H/s, W/s].
     """
 
-    phases = ((0, 0), (1, 0), (0, 1), (1, 1))
+    def __init__(self, stride=2):
+        super().__init__()
+        self.stride = stride
 
     def forward(self, x):
-        stacked = torch.stack([x[:, :, i::2, j::2] for i, j in self.phases], 1)
+        s = self.stride
+        stacked = torch.stack([x[:, :, i::s, j::s] for j in range(s) for i in range(s)], 1)
         kept = stacked.detach().flatten(2).amax(2).argmax(1)  # argmax returns the first of equals
         return stacked[torch.arange(len(x), device=x.device), kept]
 
@@ -108,7 +112,7 @@ class FactoredFC(nn.Module):
       y[b,d,y] = sum_c V[y,d,c] z[b,c,d] + bias_V[y].
     U [D, C X], bias_U [D], V [Y, D C], bias_V [Y] with Y = H/stride W/stride."""
 
-    def __init__(self, in_shape, out, stride=1):
+    def __init__(self, in_shape, out, stride=1, bias=True):
         super().__init__()
         channels, height, width = in_shape
         self.in_shape = tuple(in_shape)
@@ -117,16 +121,20 @@ class FactoredFC(nn.Module):
         pixels, kept = height * width, math.prod(self.out_shape[1:])
         # Unit variance is preserved at z and at y: U(+-sqrt(3/fan)) has variance 1/fan.
         self.U = _uniform((out, channels * pixels), math.sqrt(3 / pixels))
-        self.bias_U = nn.Parameter(torch.zeros(out))
+        self.register_parameter("bias_U", nn.Parameter(torch.zeros(out)) if bias else None)
         self.V = _uniform((kept, out * channels), math.sqrt(3 / channels))
-        self.bias_V = nn.Parameter(torch.zeros(kept))
+        self.register_parameter("bias_V", nn.Parameter(torch.zeros(kept)) if bias else None)
 
     def forward(self, x):
         out, channels = self.out_shape[0], self.in_shape[0]
         u = self.U.unflatten(1, (channels, -1))
         v = self.V.unflatten(1, (out, channels))
-        z = torch.einsum("dcx,bcx->bcd", u, x.flatten(2)) + self.bias_U
-        y = torch.einsum("ydc,bcd->bdy", v, z) + self.bias_V
+        z = torch.einsum("dcx,bcx->bcd", u, x.flatten(2))
+        if self.bias_U is not None:
+            z = z + self.bias_U
+        y = torch.einsum("ydc,bcd->bdy", v, z)
+        if self.bias_V is not None:
+            y = y + self.bias_V
         return y.unflatten(2, self.out_shape[1:])
 
 
@@ -159,6 +167,8 @@ def _uniform(shape, bound):
 # ---------------------------------------------------------------- the layer types of the file
 
 REQUIRED = object()
+_LARGEST = 2**31  # a size beyond it is a slip of the pen
+_MOST = 2**30  # numbers in one weight, or in one sample between two layers
 _TYPES = {}  # type -> (keys with their defaults, builder (keys, shape, where) -> (module, shape))
 _GEOMETRY = {"kernel": REQUIRED, "stride": 1, "padding": 0, "dilation": 1}
 _CONV = {"out": REQUIRED, **_GEOMETRY, "groups": 1, "bias": True, "padding_mode": "zeros"}
@@ -174,6 +184,10 @@ def _layer(type_name, **keys):
 
 @_layer("linear", out=REQUIRED, bias=True)
 def _linear(k, shape, where):
+    if len(shape) > 2:
+        raise NetworkError(f"{where}: needs an input [D] or [T, D], got {list(shape)}; a flatten "
+                           "or global_avgpool layer makes one")
+    _expect_size((k["out"], shape[-1]), f"{where}: weight")
     return nn.Linear(shape[-1], k["out"], bias=k["bias"]), (*shape[:-1], k["out"])
 
 
@@ -183,14 +197,14 @@ def _conv(k, shape, where, dims, module):
     if channels % groups or k["out"] % groups:
         raise NetworkError(f"{where}: groups = {groups} must divide the {channels} input and "
                            f"{k['out']} output channels")
-    if k["padding_mode"] not in ("zeros", "circular"):
-        raise NetworkError(f'{where}: padding_mode = "{k["padding_mode"]}" is not known; '
-                           'use "zeros" or "circular"')
-    g = {key: _sides(k[key], dims, f"{where}.{key}") for key in _GEOMETRY}
+    _expect(k["padding_mode"] in ("zeros", "circular"), where, "padding_mode", k["padding_mode"],
+            '"zeros" or "circular"')
+    g = {key: _sides(k, key, dims, where) for key in _GEOMETRY}
     if k["padding_mode"] == "circular" and any(p > s for p, s in zip(g["padding"], shape[1:])):
         raise NetworkError(f"{where}: circular padding {list(g['padding'])} is larger than the "
                            f"image {list(shape[1:])}")
     sides = _window(shape[1:], g["kernel"], g["stride"], g["padding"], g["dilation"], where)
+    _expect_size((k["out"], channels // groups, *g["kernel"]), f"{where}: weight")
     conv = module(channels, k["out"], g["kernel"], g["stride"], g["padding"], g["dilation"],
                   groups, k["bias"], k["padding_mode"])
     return conv, (k["out"], *sides)
@@ -210,9 +224,12 @@ def _pool(k, shape, where, modules):
     dims = len(shape) - 1
     if dims not in (1, 2):
         raise NetworkError(f"{where}: needs [C, H, W] or [C, L], got {list(shape)}")
-    kernel = _sides(k["kernel"], dims, f"{where}.kernel")
-    stride = kernel if k["stride"] is None else _sides(k["stride"], dims, f"{where}.stride")
-    padding = _sides(k["padding"], dims, f"{where}.padding")
+    kernel = _sides(k, "kernel", dims, where)
+    stride = kernel if k["stride"] is None else _sides(k, "stride", dims, where)
+    padding = _sides(k, "padding", dims, where)
+    if any(2 * p > n for p, n in zip(padding, kernel)):
+        raise NetworkError(f"{where}: padding {list(padding)} is more than half the kernel "
+                           f"{list(kernel)}")
     sides = _window(shape[1:], kernel, stride, padding, (1,) * dims, where)
     return modules[dims - 1](kernel, stride, padding), (shape[0], *sides)
 
@@ -241,7 +258,7 @@ def _flatten(k, shape, where):
 
 @_layer("residual", layer=REQUIRED)
 def _residual(k, shape, where):
-    layers, out = _build_all(k["layer"], shape, f"{where}.layer")
+    layers, out = _build_all(_layers(k["layer"], f"{where}.layer"), shape, f"{where}.layer")
     if out != shape:
         raise NetworkError(f"{where}: the body maps {list(shape)} to {list(out)}; "
                            "x + body(x) needs equal shapes")
@@ -250,10 +267,11 @@ def _residual(k, shape, where):
 
 @_layer("sum", of=REQUIRED, scale=None)
 def _sum(k, shape, where):
-    pathways, outs = [], []
-    if not k["of"]:
-        raise NetworkError(f"{where}.of: a sum needs at least one pathway")
-    for i, entry in enumerate(k["of"]):
+    scale, pathways, outs = k["scale"], [], []
+    if scale is not None:
+        scale = _number(scale, where, "scale")
+        _expect(scale != 0, where, "scale", scale, "a number other than 0")
+    for i, entry in enumerate(_layers(k["of"], f"{where}.of")):
         at = f"{where}.of[{i}]"
         if isinstance(entry, list):
             layers, out = _build_all(entry, shape, at)
@@ -264,71 +282,115 @@ def _sum(k, shape, where):
         outs.append(out)
         if out != outs[0]:
             raise NetworkError(f"{at}: gives {list(out)}, the first pathway gives {list(outs[0])}")
-    return Sum(pathways, k["scale"]), outs[0]
+    return Sum(pathways, scale), outs[0]
 
 
-def _check_stride(k, shape, where):
+def _stride(k, shape, where, least=1):
     _expect_rank(shape, 3, where)
-    if k["stride"] < 1 or shape[1] % k["stride"] or shape[2] % k["stride"]:
-        raise NetworkError(f"{where}: stride = {k['stride']} must divide {list(shape[1:])}")
+    stride = _count(k["stride"], where, "stride", least)
+    if shape[1] % stride or shape[2] % stride:
+        raise NetworkError(f"{where}: stride = {stride} must divide {list(shape[1:])}")
+    return stride
 
 
 @_layer("fc", out=REQUIRED, stride=1, bias=True)
 def _fc(k, shape, where):
-    _check_stride(k, shape, where)
-    module = FC(shape, k["out"], k["stride"], k["bias"])
+    stride = _stride(k, shape, where)
+    pixels = shape[1] // stride * (shape[2] // stride)
+    _expect_size((k["out"] * pixels, math.prod(shape)), f"{where}: weight")
+    module = FC(shape, k["out"], stride, k["bias"])
     return module, module.out_shape
 
 
-@_layer("factored_fc", out=REQUIRED, stride=1)
+@_layer("factored_fc", out=REQUIRED, stride=1, bias=True)
 def _factored_fc(k, shape, where):
-    _check_stride(k, shape, where)
-    module = FactoredFC(shape, k["out"], k["stride"])
+    stride = _stride(k, shape, where)
+    _expect_size((k["out"], math.prod(shape)), f"{where}: U")  # V is no larger
+    module = FactoredFC(shape, k["out"], stride, k["bias"])
     return module, module.out_shape
 
 
 @_layer("polyphase", stride=2)
 def _polyphase(k, shape, where):
-    if k["stride"] != 2:
-        raise NetworkError(f"{where}: stride = {k['stride']}; polyphase knows stride 2 only")
-    _check_stride(k, shape, where)
-    return Polyphase(), (shape[0], shape[1] // 2, shape[2] // 2)
+    stride = _stride(k, shape, where, least=2)
+    return Polyphase(stride), (shape[0], shape[1] // stride, shape[2] // stride)
+
+
+def _epsilon(k, where):
+    _expect(k["eps"] >= 0, where, "eps", k["eps"], "a number of at least 0")
+    return k["eps"]
 
 
 @_layer("batchnorm", eps=1e-5, momentum=0.1, affine=True)
 def _batchnorm(k, shape, where):
-    module = {1: nn.BatchNorm1d, 2: nn.BatchNorm1d, 3: nn.BatchNorm2d}.get(len(shape))
-    if module is None:
-        raise NetworkError(f"{where}: needs [C], [C, L] or [C, H, W], got {list(shape)}")
-    return module(shape[0], k["eps"], k["momentum"], k["affine"]), shape
+    _expect(0 <= k["momentum"] <= 1, where, "momentum", k["momentum"], "0 <= momentum <= 1")
+    module = nn.BatchNorm2d if len(shape) == 3 else nn.BatchNorm1d
+    return module(shape[0], _epsilon(k, where), k["momentum"], k["affine"]), shape
 
 
 @_layer("layernorm", eps=1e-5, affine=True)  # over the whole sample: weight [C, H, W]
 def _layernorm(k, shape, where):
-    return nn.LayerNorm(shape, k["eps"], k["affine"]), shape
+    return nn.LayerNorm(shape, _epsilon(k, where), k["affine"]), shape
 
 
 @_layer("groupnorm", groups=REQUIRED, eps=1e-5, affine=True)
 def _groupnorm(k, shape, where):
     if shape[0] % k["groups"]:
         raise NetworkError(f"{where}: groups = {k['groups']} must divide {shape[0]} channels")
-    return nn.GroupNorm(k["groups"], shape[0], k["eps"], k["affine"]), shape
+    return nn.GroupNorm(k["groups"], shape[0], _epsilon(k, where), k["affine"]), shape
+
+
+@_layer("dropout", p=0.5)
+def _dropout(k, shape, where):
+    _expect(0 <= k["p"] < 1, where, "p", k["p"], "0 <= p < 1")
+    return nn.Dropout(k["p"]), shape
+
+
+@_layer("gelu", approximate="none")
+def _gelu(k, shape, where):
+    _expect(k["approximate"] in ("none", "tanh"), where, "approximate", k["approximate"],
+            '"none" or "tanh"')
+    return nn.GELU(k["approximate"]), shape
+
+
+@_layer("softplus", beta=1.0, threshold=20.0)
+def _softplus(k, shape, where):
+    _expect(k["beta"] > 0, where, "beta", k["beta"], "a number above 0")
+    return nn.Softplus(k["beta"], k["threshold"]), shape
 
 
 def _same_shape(type_name, make, **keys):
     _TYPES[type_name] = (keys, lambda k, shape, where: (make(**k), shape))
 
 
-_same_shape("dropout", nn.Dropout, p=0.5)
 _same_shape("relu", nn.ReLU)
 _same_shape("tanh", nn.Tanh)
 _same_shape("sigmoid", nn.Sigmoid)
-_same_shape("gelu", nn.GELU, approximate="none")
 _same_shape("elu", nn.ELU, alpha=1.0)
 _same_shape("silu", nn.SiLU)
-_same_shape("softplus", nn.Softplus, beta=1.0, threshold=20.0)
 _same_shape("bias", Bias)
 _same_shape("scale", Scale)
+
+
+def _expect(holds, where, key, value, expected):
+    if not holds:
+        raise NetworkError(f"{where}: {key} = {value!r}; expected {expected}")
+
+
+def _is_count(value, least):
+    return type(value) is int and least <= value <= _LARGEST
+
+
+def _count(value, where, key, least=1):
+    _expect(_is_count(value, least), where, key, value,
+            f"a whole number from {least} to {_LARGEST}")
+    return value
+
+
+def _number(value, where, key):
+    _expect(type(value) is int and abs(value) < 2**63  # as large as TOML's integers
+            or type(value) is float and math.isfinite(value), where, key, value, "a finite number")
+    return float(value)
 
 
 def _expect_rank(shape, rank, where):
@@ -337,18 +399,25 @@ def _expect_rank(shape, rank, where):
         raise NetworkError(f"{where}: needs an input {kind}, got {list(shape)}")
 
 
-def _sides(value, dims, where):
-    """3 or [3, 5] -> (3, 3) or (3, 5)."""
-    sides = tuple(value) if isinstance(value, (list, tuple)) else (value,) * dims
-    if len(sides) != dims or not all(type(s) is int and s >= 0 for s in sides):
-        raise NetworkError(f"{where}: expected a whole number or {dims} of them, got {value}")
-    return sides
+def _expect_size(shape, what):
+    """Refuses what no machine holds before anything is allocated."""
+    if math.prod(shape) > _MOST:
+        raise NetworkError(f"{what} {list(shape)} has {math.prod(shape):.4g} numbers; expected at "
+                           f"most {_MOST}")
+
+
+def _sides(k, key, dims, where):
+    """3 or [3, 5] -> (3, 3) or (3, 5); one number only where there is one dimension."""
+    value, least = k[key], 0 if key == "padding" else 1
+    sides = value if isinstance(value, list) and dims > 1 else [value] * dims
+    kind = "a whole number" if dims == 1 else f"a whole number or {dims} of them"
+    _expect(len(sides) == dims and all(_is_count(s, least) for s in sides), where, key, value,
+            f"{kind}, from {least} to {_LARGEST}")
+    return tuple(sides)
 
 
 def _window(sides, kernel, stride, padding, dilation, where):
     """Output sides of a sliding window, floor division as in torch."""
-    if min(kernel) < 1 or min(stride) < 1 or min(dilation) < 1:
-        raise NetworkError(f"{where}: kernel, stride and dilation must be at least 1")
     out = tuple((n + 2 * p - d * (k - 1) - 1) // s + 1
                 for n, k, s, p, d in zip(sides, kernel, stride, padding, dilation))
     if min(out) < 1:
@@ -358,27 +427,55 @@ def _window(sides, kernel, stride, padding, dilation, where):
 
 # ---------------------------------------------------------------- network file -> module
 
-def load_network(path):
+def load_network(path, classes=None):
     """The torch module of a network file. Parameters are fresh, float32; see `load_weights`.
-    `input` and `layer` stand at the top, or under [network] as in an experiment's file."""
+    `input` and `layer` stand at the top, or under [network] as in an experiment's file. A layer
+    with `out = "classes"` is as wide as the labels of an experiment's task are many: `classes`."""
     with open(path, "rb") as file:
         try:
             document = tomllib.load(file)
-        except tomllib.TOMLDecodeError as error:
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
             raise NetworkError(f"{path}: {error}") from None
-    if "layer" not in document and isinstance(document.get("network"), dict):
+    if isinstance(document.get("network"), dict):
         document = document["network"]
-    keys = _check_keys(document, {"input": REQUIRED, "layer": REQUIRED}, str(path))
+    return build_network(document, path, classes)
+
+
+def build_network(table, file, classes=None):
+    """The torch module of a table with `input` and `layer`; `file` names it in errors."""
+    if classes is not None:
+        table = _with_width(table, _count(classes, "load_network", "classes"))
+    keys = _check_keys(table, {"input": REQUIRED, "layer": REQUIRED}, str(file))
     shape = keys["input"]
-    if not (isinstance(shape, list) and shape and all(type(s) is int and s > 0 for s in shape)):
-        raise NetworkError(f"{path}: input = {shape}; expected [C, H, W] or [D]")
-    layers, _ = _build_all(keys["layer"], tuple(shape), f"{path}: layer")
+    _expect(isinstance(shape, list) and 1 <= len(shape) <= 3
+            and all(type(s) is int and s > 0 for s in shape), file, "input", shape,
+            "one to three positive whole numbers, [D], [C, L] or [C, H, W]")
+    _expect_size(shape, f"{file}: input")
+    where = f"{file}: layer"
+    layers, out = _build_all(_layers(keys["layer"], where), tuple(shape), where)
+    if len(out) != 1:
+        raise NetworkError(f"{file}: the last layer gives {list(out)}; expected one vector of "
+                           "outputs, which a flatten or global_avgpool layer makes")
     return Network(layers, shape)
 
 
+def _with_width(node, classes):
+    """The same tables with the number in place of `out = "classes"`."""
+    if isinstance(node, list):
+        return [_with_width(entry, classes) for entry in node]
+    if isinstance(node, dict):
+        return {key: classes if (key, value) == ("out", "classes") else _with_width(value, classes)
+                for key, value in node.items()}
+    return node
+
+
+def _layers(value, where):
+    if not isinstance(value, list) or not value:
+        raise NetworkError(f"{where} = {value!r}; expected a list of at least one layer")
+    return value
+
+
 def _build_all(entries, shape, where):
-    if not isinstance(entries, list):
-        raise NetworkError(f"{where}: expected a list of layers, got {entries!r}")
     layers = []
     for i, entry in enumerate(entries):
         module, shape = _build(entry, shape, f"{where}[{i}]")
@@ -392,35 +489,43 @@ def _build(entry, shape, where):
     if "type" not in entry:
         raise NetworkError(f"{where}: has no type; known types: {', '.join(sorted(_TYPES))}")
     type_name = entry["type"]
-    if type_name not in _TYPES:
-        raise NetworkError(f'{where}: type = "{type_name}" is not known'
+    if not isinstance(type_name, str) or type_name not in _TYPES:
+        raise NetworkError(f"{where}: type = {type_name!r} is not known"
                            f"{_nearest(type_name, _TYPES)}")
     keys, build = _TYPES[type_name]
     where = f"{where} ({type_name})"
     rest = {key: value for key, value in entry.items() if key != "type"}
-    return build(_check_keys(rest, keys, where), shape, where)
+    layer, shape = build(_check_keys(rest, keys, where), shape, where)
+    _expect_size(shape, f"{where}: output")
+    return layer, shape
 
 
 def _check_keys(table, keys, where):
+    """The value of every key, defaults included; what a value alone can get wrong is refused."""
     for key in table:
         if key not in keys:
             raise NetworkError(f"{where}: unknown key '{key}'{_nearest(key, keys)}")
     for key, default in keys.items():
         if default is REQUIRED and key not in table:
             raise NetworkError(f"{where}: key '{key}' is missing")
-    values = {}
-    for key, default in keys.items():
-        value = table.get(key, default)
-        if key in ("out", "groups") and not (type(value) is int and value > 0):
-            raise NetworkError(f"{where}: {key} = {value!r}; expected a positive whole number")
-        if isinstance(default, bool) and not isinstance(value, bool):
-            raise NetworkError(f"{where}: {key} = {value!r}; expected true or false")
-        if type(default) is float:
-            if type(value) not in (int, float):
-                raise NetworkError(f"{where}: {key} = {value!r}; expected a number")
-            value = float(value)
-        values[key] = value
-    return values
+    return {key: _checked(table[key], default, where, key) if key in table else default
+            for key, default in keys.items()}
+
+
+def _checked(value, default, where, key):
+    if (key, value) == ("out", "classes"):
+        raise NetworkError(f'{where}: out = "classes" needs the number of labels; give it, as in '
+                           "load_network(path, classes=10)")
+    if key == "out":
+        _expect(_is_count(value, 1), where, key, value,
+                f'a whole number from 1 to {_LARGEST}, or "classes"')
+    if key == "groups":
+        return _count(value, where, key)
+    if type(default) is float:
+        return _number(value, where, key)
+    if isinstance(default, bool):
+        _expect(isinstance(value, bool), where, key, value, "true or false")
+    return value
 
 
 def _nearest(name, known):
@@ -433,7 +538,7 @@ def _nearest(name, known):
 # ---------------------------------------------------------------- module -> network file
 
 _PLAIN = {nn.ReLU: "relu", nn.Tanh: "tanh", nn.Sigmoid: "sigmoid", nn.SiLU: "silu",
-          GlobalAvgPool: "global_avgpool", Polyphase: "polyphase", Bias: "bias", Scale: "scale"}
+          GlobalAvgPool: "global_avgpool", Bias: "bias", Scale: "scale"}
 
 
 def _is_list(module):
@@ -535,7 +640,10 @@ def _table(module):
         return {"type": "fc", "out": module.out_shape[0], "stride": module.stride,
                 "bias": module.bias is not None}
     if kind is FactoredFC:
-        return {"type": "factored_fc", "out": module.out_shape[0], "stride": module.stride}
+        return {"type": "factored_fc", "out": module.out_shape[0], "stride": module.stride,
+                "bias": module.bias_U is not None}
+    if kind is Polyphase:
+        return {"type": "polyphase", "stride": module.stride}
     raise NetworkError(f"{kind.__name__}: no layer type of a network file is this module"
                        f"{_nearest(kind.__name__.lower(), _TYPES)}")
 
@@ -575,18 +683,17 @@ def save_network(module, input_shape, path):
     layers = _chain(module)
     lines = "".join(f"  {_value(_table(layer), '  ')},\n" for layer in layers)
     text = f"input = {list(input_shape)}\nlayer = [\n{lines}]\n"
-    _check_same(module, text, tuple(input_shape), path)
+    _check_same(module, text, path)
     Path(path).write_text(text, encoding="utf-8")
 
 
-def _check_same(module, text, input_shape, path):
-    built, _ = _build_all(tomllib.loads(text)["layer"], input_shape, f"{path}: layer")
-    copy = Network(built, input_shape)
+def _check_same(module, text, path):
+    copy = build_network(tomllib.loads(text), path)
     _copy(copy, {name: tensor.detach() for name, tensor in named_tensors(module)}, path,
           match_type=True)
     like = next((t for _, t in named_tensors(module) if t.is_floating_point()), torch.zeros(()))
-    x = torch.rand(2, *input_shape, generator=torch.Generator().manual_seed(0), dtype=like.dtype)
-    x = x.to(like.device)
+    generator = torch.Generator().manual_seed(0)
+    x = torch.rand(2, *copy.input_shape, generator=generator, dtype=like.dtype).to(like.device)
     modes = [(m, m.training) for m in module.modules()]
     try:
         with torch.no_grad():

@@ -62,9 +62,6 @@ Norm::Norm(Kind kind, std::vector<int64_t> shape, int64_t groups, double epsilon
       epsilon_(epsilon),
       momentum_(momentum) {
   const auto channels = shape_[0];
-  if (kind_ == Kind::kGroup && channels % groups_ != 0)
-    throw UsageError(
-        fmt::format("groupnorm: {} channels cannot be split into {} groups", channels, groups_));
   if (affine) {
     const auto own = kind_ == Kind::kLayer ? shape_ : std::vector<int64_t>{channels};
     auto broadcast = shape_;

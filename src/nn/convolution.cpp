@@ -4,7 +4,8 @@ namespace evariste {
 
 std::array<int64_t, 2> ConvGeometry::output_size(int64_t height, int64_t width) const {
   const auto one = [&](size_t d, int64_t size) {
-    return (size + 2 * padding[d] - dilation[d] * (kernel[d] - 1) - 1) / stride[d] + 1;
+    const auto room = size + 2 * padding[d] - dilation[d] * (kernel[d] - 1) - 1;
+    return room < 0 ? 0 : room / stride[d] + 1;
   };
   return {one(0, height), one(1, width)};
 }

@@ -13,7 +13,7 @@ struct ConvGeometry {
   int64_t groups = 1;
   bool circular = false;  ///< padding_mode "circular", else "zeros"
 
-  /// Output height and width for an input of this size.
+  /// Output height and width for an input of this size; 0 where the kernel does not fit.
   std::array<int64_t, 2> output_size(int64_t height, int64_t width) const;
 };
 

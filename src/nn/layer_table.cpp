@@ -3,11 +3,18 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <cmath>
 
 #include "core/error.h"
 #include "core/nearest.h"
 
 namespace evariste {
+namespace {
+
+/// A size beyond it is a slip of the pen.
+constexpr int64_t kLargest = int64_t{1} << 31;
+
+}  // namespace
 
 std::string_view toml_kind(const toml::node& node) {
   switch (node.type()) {
@@ -39,6 +46,12 @@ const toml::node* LayerTable::find(std::string_view key) {
   return table_.get(key);
 }
 
+void LayerTable::expect_in_range(std::string_view key, int64_t value, int64_t least) const {
+  if (value < least) fail(fmt::format("{}: expected at least {}, found {}", key, least, value));
+  if (value > kLargest)
+    fail(fmt::format("{}: {} is too large, expected at most {}", key, value, kLargest));
+}
+
 int64_t LayerTable::integer(std::string_view key, std::optional<int64_t> fallback, int64_t least) {
   const auto* node = find(key);
   if (!node) {
@@ -48,20 +61,20 @@ int64_t LayerTable::integer(std::string_view key, std::optional<int64_t> fallbac
   if (!node->is_integer())
     fail(fmt::format("{}: expected an integer, found {}", key, toml_kind(*node)));
   const auto value = node->as_integer()->get();
-  if (value < least) fail(fmt::format("{}: expected at least {}, found {}", key, least, value));
-  if (value > (int64_t{1} << 31)) fail(fmt::format("{}: {} is too large", key, value));
+  expect_in_range(key, value, least);
   return value;
 }
 
-double LayerTable::number(std::string_view key, std::optional<double> fallback) {
+double LayerTable::number(std::string_view key, double fallback, std::string_view expected,
+                          bool (*holds)(double)) {
   const auto* node = find(key);
-  if (!node) {
-    if (!fallback) fail(fmt::format("key \"{}\" is missing", key));
-    return *fallback;
-  }
+  if (!node) return fallback;
   if (!node->is_number())
-    fail(fmt::format("{}: expected a number, found {}", key, toml_kind(*node)));
-  return *node->value<double>();
+    fail(fmt::format("{}: expected {}, found {}", key, expected, toml_kind(*node)));
+  const auto value = *node->value<double>();
+  if (!std::isfinite(value) || (holds && !holds(value)))
+    fail(fmt::format("{}: expected {}, found {}", key, expected, value));
+  return value;
 }
 
 bool LayerTable::boolean(std::string_view key, bool fallback) {
@@ -83,6 +96,13 @@ std::string LayerTable::text(std::string_view key, std::optional<std::string> fa
   return node->as_string()->get();
 }
 
+std::string LayerTable::choice(std::string_view key, const std::vector<std::string>& known) {
+  const auto value = text(key, known.front());
+  if (std::find(known.begin(), known.end(), value) == known.end())
+    fail(fmt::format("{}: {}", key, unknown_name("value", value, known)));
+  return value;
+}
+
 std::array<int64_t, 2> LayerTable::pair(std::string_view key,
                                         std::optional<std::array<int64_t, 2>> fallback,
                                         int64_t least) {
@@ -99,9 +119,7 @@ std::array<int64_t, 2> LayerTable::pair(std::string_view key,
   if (!list || list->size() != 2 || !(*list)[0].is_integer() || !(*list)[1].is_integer())
     fail(fmt::format("{}: expected an integer or [h, w], found {}", key, toml_kind(*node)));
   std::array<int64_t, 2> out = {(*list)[0].as_integer()->get(), (*list)[1].as_integer()->get()};
-  for (const auto value : out)
-    if (value < least || value > (int64_t{1} << 31))
-      fail(fmt::format("{}: expected at least {}, found {}", key, least, value));
+  for (const auto value : out) expect_in_range(key, value, least);
   return out;
 }
 
@@ -109,29 +127,33 @@ const toml::array& LayerTable::list(std::string_view key) {
   const auto* node = find(key);
   if (!node) fail(fmt::format("key \"{}\" is missing", key));
   if (!node->is_array()) fail(fmt::format("{}: expected a list, found {}", key, toml_kind(*node)));
-  if (node->as_array()->empty()) fail(fmt::format("{}: expected at least one layer", key));
   return *node->as_array();
 }
 
-int64_t LayerTable::width(std::string_view key, int64_t classes) {
-  const auto* node = table_.get(key);
-  if (classes > 0 && node && node->is_string() && node->as_string()->get() == "classes") {
-    find(key);
-    return classes;
-  }
-  if (classes > 0 && node && node->is_string())
-    fail(unknown_name(fmt::format("{}: expected an integer or \"classes\"; width", key),
-                      node->as_string()->get(), {"classes"}));
-  return integer(key);
+const toml::array& LayerTable::layers(std::string_view key) {
+  const auto& found = list(key);
+  if (found.empty()) fail(fmt::format("{}: expected at least one layer, found none", key));
+  return found;
 }
 
-void LayerTable::finish(std::string_view type) const {
+int64_t LayerTable::width(std::string_view key, int64_t classes) {
+  const auto* node = find(key);
+  if (!node || node->is_integer()) return integer(key);
+  if (!node->is_string())
+    fail(fmt::format("{}: expected an integer or \"classes\", found {}", key, toml_kind(*node)));
+  const auto& word = node->as_string()->get();
+  if (word != "classes")
+    fail(fmt::format("{}: expected an integer or \"classes\", found \"{}\", a string", key, word));
+  if (classes < 1)
+    fail(fmt::format("{}: the width \"classes\" needs the number of labels, and none was given",
+                     key));
+  return classes;
+}
+
+void LayerTable::finish(std::string_view owner) const {
   for (const auto& [key, value] : table_) {
-    if (key.str() == "type" || asked_.count(std::string(key.str()))) continue;
-    std::vector<std::string> known(asked_.begin(), asked_.end());
-    known.emplace_back("type");
-    std::sort(known.begin(), known.end());
-    fail(unknown_name(fmt::format("key of a {} layer", type), key.str(), known));
+    if (asked_.count(std::string(key.str()))) continue;
+    fail(unknown_name(fmt::format("{} key", owner), key.str(), {asked_.begin(), asked_.end()}));
   }
 }
 

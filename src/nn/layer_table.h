@@ -18,26 +18,31 @@ class LayerTable {
       : table_(table), place_(std::move(place)) {}
 
   const std::string& place() const { return place_; }
-  bool has(std::string_view key) const { return table_.contains(key); }
 
   int64_t integer(std::string_view key, std::optional<int64_t> fallback = {}, int64_t least = 1);
-  double number(std::string_view key, std::optional<double> fallback = {});
+  /// A finite number, for which `holds` where that is given; `expected` says it in words.
+  double number(std::string_view key, double fallback,
+                std::string_view expected = "a finite number", bool (*holds)(double) = nullptr);
   bool boolean(std::string_view key, bool fallback);
   std::string text(std::string_view key, std::optional<std::string> fallback = {});
+  /// One of `known`, the first where the key is absent.
+  std::string choice(std::string_view key, const std::vector<std::string>& known);
   /// A number or [h, w].
   std::array<int64_t, 2> pair(std::string_view key, std::optional<std::array<int64_t, 2>> fallback,
                               int64_t least);
-  /// A list of tables, or of lists of tables.
   const toml::array& list(std::string_view key);
-  /// An integer, or the word "classes" where `classes` > 0 is known.
+  /// A list of at least one layer.
+  const toml::array& layers(std::string_view key);
+  /// An integer, or the word "classes" for the number of labels; that is 0 where it is not known.
   int64_t width(std::string_view key, int64_t classes);
 
-  /// Throws UsageError where a key has not been asked for.
-  void finish(std::string_view type) const;
+  /// Throws UsageError where a key has not been asked for. owner: "conv", for the message.
+  void finish(std::string_view owner) const;
   [[noreturn]] void fail(const std::string& message) const;
 
  private:
   const toml::node* find(std::string_view key);
+  void expect_in_range(std::string_view key, int64_t value, int64_t least) const;
 
   const toml::table& table_;
   std::string place_;

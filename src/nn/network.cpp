@@ -1,9 +1,8 @@
 #include "nn/network.h"
 
-#include <fstream>
-
 #include "core/error.h"
 #include "core/nearest.h"
+#include "io/config.h"
 #include "nn/affine.h"
 #include "nn/convolution.h"
 #include "nn/factored.h"
@@ -16,6 +15,9 @@ namespace {
 
 using Shape = std::vector<int64_t>;
 
+/// Numbers in one weight, or in one sample between two layers.
+constexpr double kMost = 1 << 30;
+
 /// What a layer builder gets: its table, the shape that comes in; it sets the shape that goes out.
 struct Request {
   LayerTable& table;
@@ -26,6 +28,15 @@ using Made = std::shared_ptr<Layer>;
 using Builder = std::function<Made(Request&)>;
 
 const std::map<std::string, Builder>& builders();
+
+/// Refuses what no machine holds before anything is allocated. In double, which cannot overflow.
+void expect_size(const LayerTable& table, std::string_view what, at::IntArrayRef shape) {
+  double numbers = 1;
+  for (const auto size : shape) numbers *= static_cast<double>(size);
+  if (numbers > kMost)
+    table.fail(fmt::format("{} {} has {:.4g} numbers, expected at most {:.0f}", what,
+                           shape_text(shape), numbers, kMost));
+}
 
 Made build_layer(const toml::node& node, const std::string& place, int64_t classes, Shape& shape) {
   const auto* table = node.as_table();
@@ -39,6 +50,7 @@ Made build_layer(const toml::node& node, const std::string& place, int64_t class
   Request request{reader, shape, classes};
   auto layer = found->second(request);
   reader.finish(type);
+  expect_size(reader, "output", request.shape);
   shape = request.shape;
   return layer;
 }
@@ -63,10 +75,7 @@ Made make_conv(Request& r) {
   geometry.padding = r.table.pair("padding", {{0, 0}}, 0);
   geometry.dilation = r.table.pair("dilation", {{1, 1}}, 1);
   geometry.groups = r.table.integer("groups", 1);
-  const auto mode = r.table.text("padding_mode", "zeros");
-  if (mode != "zeros" && mode != "circular")
-    r.table.fail("padding_mode: " + unknown_name("mode", mode, {"zeros", "circular"}));
-  geometry.circular = mode == "circular";
+  geometry.circular = r.table.choice("padding_mode", {"zeros", "circular"}) == "circular";
   if (r.shape[0] % geometry.groups != 0 || out % geometry.groups != 0)
     r.table.fail(fmt::format("groups = {} divides not both {} inputs and {} outputs",
                              geometry.groups, r.shape[0], out));
@@ -79,6 +88,8 @@ Made make_conv(Request& r) {
     r.table.fail(fmt::format("kernel {}x{} does not fit into the padded input {}",
                              geometry.kernel[0], geometry.kernel[1], shape_text(r.shape)));
   const auto in = r.shape[0];
+  expect_size(r.table, "weight",
+              {out, in / geometry.groups, geometry.kernel[0], geometry.kernel[1]});
   r.shape = {out, h, w};
   return std::make_shared<Conv2d>(in, out, geometry, r.table.boolean("bias", true));
 }
@@ -93,10 +104,7 @@ Made make_conv1d(Request& r) {
   geometry.padding[1] = r.table.integer("padding", 0, 0);
   geometry.dilation[1] = r.table.integer("dilation", 1);
   geometry.groups = r.table.integer("groups", 1);
-  const auto mode = r.table.text("padding_mode", "zeros");
-  if (mode != "zeros" && mode != "circular")
-    r.table.fail("padding_mode: " + unknown_name("mode", mode, {"zeros", "circular"}));
-  geometry.circular = mode == "circular";
+  geometry.circular = r.table.choice("padding_mode", {"zeros", "circular"}) == "circular";
   if (r.shape[0] % geometry.groups != 0 || out % geometry.groups != 0)
     r.table.fail(fmt::format("groups = {} divides not both {} inputs and {} outputs",
                              geometry.groups, r.shape[0], out));
@@ -108,6 +116,7 @@ Made make_conv1d(Request& r) {
     r.table.fail(fmt::format("kernel {} does not fit into the padded input {}", geometry.kernel[1],
                              shape_text(r.shape)));
   const auto in = r.shape[0];
+  expect_size(r.table, "weight", {out, in / geometry.groups, geometry.kernel[1]});
   r.shape = {out, length};
   return std::make_shared<Conv1d>(in, out, geometry, r.table.boolean("bias", true));
 }
@@ -119,6 +128,7 @@ Made make_linear(Request& r) {
         fmt::format("expected an input [D] or [T, D], got {}; a flatten or global_avgpool "
                     "layer makes one",
                     shape_text(r.shape)));
+  expect_size(r.table, "weight", {out, in});
   r.shape.back() = out;
   return std::make_shared<Linear>(in, out, r.table.boolean("bias", true));
 }
@@ -126,7 +136,7 @@ Made make_linear(Request& r) {
 /// {D, H/s, W/s} of an fc or factored_fc layer.
 Shape subsampled(Request& r) {
   expect_image(r);
-  const auto out = r.table.integer("out"), stride = r.table.integer("stride", 1);
+  const auto out = r.table.width("out", r.classes), stride = r.table.integer("stride", 1);
   if (r.shape[1] % stride != 0 || r.shape[2] % stride != 0)
     r.table.fail(
         fmt::format("stride {} does not divide the input {}", stride, shape_text(r.shape)));
@@ -136,12 +146,14 @@ Shape subsampled(Request& r) {
 Made make_fc(Request& r) {
   const auto in = r.shape;
   r.shape = subsampled(r);
+  expect_size(r.table, "weight", {c10::multiply_integers(r.shape), c10::multiply_integers(in)});
   return std::make_shared<FullyConnected>(in, r.shape, r.table.boolean("bias", true));
 }
 
 Made make_factored_fc(Request& r) {
   const auto in = r.shape;
   r.shape = subsampled(r);
+  expect_size(r.table, "U", {r.shape[0], c10::multiply_integers(in)});  // V is no larger
   return std::make_shared<FactoredFullyConnected>(in, r.shape, r.table.boolean("bias", true));
 }
 
@@ -188,7 +200,7 @@ Made make_pool(Request& r) {
 Made make_residual(Request& r) {
   auto layer = std::make_shared<Residual>();
   auto shape = r.shape;
-  build_sequence(*layer, r.table.list("layer"), r.table.place() + ".layer", r.classes, shape);
+  build_sequence(*layer, r.table.layers("layer"), r.table.place() + ".layer", r.classes, shape);
   if (shape != r.shape)
     r.table.fail(fmt::format("the body turns {} into {}, which cannot be added to its input",
                              shape_text(r.shape), shape_text(shape)));
@@ -196,10 +208,10 @@ Made make_residual(Request& r) {
 }
 
 Made make_sum(Request& r) {
-  const auto scale = r.table.number("scale", 0.0);
-  if (r.table.has("scale") && scale == 0) r.table.fail("scale: expected a number other than 0");
+  const auto scale = r.table.number("scale", 0, "a finite number other than 0",
+                                    [](double value) { return value != 0; });
   auto layer = std::make_shared<Sum>(scale);
-  const auto& paths = r.table.list("of");
+  const auto& paths = r.table.layers("of");
   Shape result;
   for (size_t k = 0; k < paths.size(); ++k) {
     auto shape = r.shape;
@@ -222,9 +234,43 @@ Made make_sum(Request& r) {
 
 Made make_norm(Norm::Kind kind, Request& r) {
   const auto groups = kind == Norm::Kind::kGroup ? r.table.integer("groups") : 1;
-  const double momentum = kind == Norm::Kind::kBatch ? r.table.number("momentum", 0.1) : 0;
-  return std::make_shared<Norm>(kind, r.shape, groups, r.table.number("eps", 1e-5),
-                                r.table.boolean("affine", true), momentum);
+  if (r.shape[0] % groups != 0)
+    r.table.fail(
+        fmt::format("groups: {} channels cannot be split into {} groups", r.shape[0], groups));
+  const auto epsilon = r.table.number("eps", 1e-5, "a finite number of at least 0",
+                                      [](double value) { return value >= 0; });
+  const double momentum =
+      kind == Norm::Kind::kBatch
+          ? r.table.number("momentum", 0.1, "0 <= momentum <= 1",
+                           [](double value) { return value >= 0 && value <= 1; })
+          : 0;
+  return std::make_shared<Norm>(kind, r.shape, groups, epsilon, r.table.boolean("affine", true),
+                                momentum);
+}
+
+Made make_dropout(Request& r) {
+  return std::make_shared<Dropout>(
+      r.table.number("p", 0.5, "0 <= p < 1", [](double value) { return value >= 0 && value < 1; }));
+}
+
+Made make_gelu(Request& r) {
+  ActivationOptions options;
+  options.tanh_gelu = r.table.choice("approximate", {"none", "tanh"}) == "tanh";
+  return std::make_shared<Activation>("gelu", options);
+}
+
+Made make_elu(Request& r) {
+  ActivationOptions options;
+  options.alpha = r.table.number("alpha", options.alpha);
+  return std::make_shared<Activation>("elu", options);
+}
+
+Made make_softplus(Request& r) {
+  ActivationOptions options;
+  options.beta = r.table.number("beta", options.beta, "a finite number above 0",
+                                [](double value) { return value > 0; });
+  options.threshold = r.table.number("threshold", options.threshold);
+  return std::make_shared<Activation>("softplus", options);
 }
 
 const std::map<std::string, Builder>& builders() {
@@ -245,12 +291,10 @@ const std::map<std::string, Builder>& builders() {
         {"batchnorm", [](Request& r) { return make_norm(Norm::Kind::kBatch, r); }},
         {"layernorm", [](Request& r) { return make_norm(Norm::Kind::kLayer, r); }},
         {"groupnorm", [](Request& r) { return make_norm(Norm::Kind::kGroup, r); }},
-        {"dropout",
-         [](Request& r) {
-           const auto p = r.table.number("p", 0.5);
-           if (!(p >= 0 && p < 1)) r.table.fail(fmt::format("p: expected 0 <= p < 1, found {}", p));
-           return std::make_shared<Dropout>(p);
-         }},
+        {"dropout", make_dropout},
+        {"gelu", make_gelu},
+        {"elu", make_elu},
+        {"softplus", make_softplus},
         {"global_avgpool",
          [](Request& r) {
            if (r.shape.size() < 2)
@@ -264,8 +308,8 @@ const std::map<std::string, Builder>& builders() {
            return std::make_shared<Flatten>();
          }},
     };
-    for (const auto& kind : Activation::kinds())
-      t[kind] = [kind](Request&) { return std::make_shared<Activation>(kind); };
+    for (const auto& kind : Activation::kinds())  // those without keys of their own
+      t.emplace(kind, [kind](Request&) { return std::make_shared<Activation>(kind); });
     return t;
   }();
   return table;
@@ -293,16 +337,19 @@ std::shared_ptr<Network> build_network(const toml::table& table, std::string_vie
                                        int64_t classes) {
   LayerTable reader(table, std::string(file));
   const auto& sizes = reader.list("input");
+  if (sizes.empty() || sizes.size() > 3)
+    reader.fail(fmt::format(
+        "input: expected one to three sizes, [D], [C, L] or [C, H, W], found {}", sizes.size()));
   Shape shape;
   for (const auto& size : sizes) {
     if (!size.is_integer() || size.as_integer()->get() < 1)
-      reader.fail("input: expected positive integers [C, H, W] or [D]");
+      reader.fail(fmt::format("input: expected positive integers, found {}", describe(size)));
     shape.push_back(size.as_integer()->get());
   }
-  if (shape.size() > 3) reader.fail("input: expected [C, H, W], [C, L] or [D]");
+  expect_size(reader, "input", shape);
   auto network = std::make_shared<Network>(shape);
-  build_sequence(*network, reader.list("layer"), fmt::format("{}: layer", file), classes, shape);
-  reader.finish("network file's top");
+  build_sequence(*network, reader.layers("layer"), fmt::format("{}: layer", file), classes, shape);
+  reader.finish("top-level");
   if (shape.size() != 1)
     reader.fail(
         fmt::format("the last layer gives {}, expected one vector of outputs; a flatten or "
@@ -314,18 +361,10 @@ std::shared_ptr<Network> build_network(const toml::table& table, std::string_vie
   return network;
 }
 
-std::shared_ptr<Network> load_network(const std::filesystem::path& file) {
-  std::ifstream in(file);
-  if (!in) throw UsageError(fmt::format("{}: no such network file", file.string()));
-  try {
-    const auto table = toml::parse(in, file.string());
-    // A network may be the file, or the [network] table of an experiment's.
-    const auto* inner = table["network"].as_table();
-    return build_network(inner ? *inner : table, file.string());
-  } catch (const toml::parse_error& e) {
-    throw UsageError(fmt::format("{}:{}: {}", file.string(), e.source().begin.line,
-                                 std::string(e.description())));
-  }
+std::shared_ptr<Network> load_network(const std::filesystem::path& file, int64_t classes) {
+  const auto table = parse_toml_file(file);
+  const auto* inner = table["network"].as_table();
+  return build_network(inner ? *inner : table, file.string(), classes);
 }
 
 }  // namespace evariste

@@ -29,10 +29,13 @@ class Network : public Sequential {
 
 /// Builds the network of a table with keys `input` and `layer`. `file` names it in errors. Unknown
 /// keys, types and impossible shapes are UsageErrors with the layer's place, as "layer[3].of[1]".
-/// `outputs`, if given, stands for the value of `out = "classes"`.
+/// `classes`, the number of labels, stands for the width in `out = "classes"`; 0: not known, and
+/// that width is an error.
 std::shared_ptr<Network> build_network(const toml::table& table, std::string_view file,
                                        int64_t classes = 0);
-std::shared_ptr<Network> load_network(const std::filesystem::path& file);
+/// The same for a file that is such a table, or an experiment's with it under [network]. No such
+/// file and bad syntax are UsageErrors, a file that cannot be read an IoError.
+std::shared_ptr<Network> load_network(const std::filesystem::path& file, int64_t classes = 0);
 
 /// Names of the layer types, for messages and tests.
 std::vector<std::string> layer_types();

@@ -9,36 +9,56 @@
 namespace evariste {
 namespace {
 
+using Options = ActivationOptions;
+
+/// Derivative of 0.5 x (1 + tanh u), u = sqrt(2/pi) (x + c x^3) (Hendrycks & Gimpel 2016).
+Tensor tanh_gelu_slope(const Tensor& x) {
+  constexpr double c = 0.044715;
+  const double scale = std::sqrt(2 / std::numbers::pi);
+  const auto square = x.square();
+  const auto t = (scale * x * (1 + c * square)).tanh();
+  return 0.5 * (1 + t) + 0.5 * scale * x * (1 - t.square()) * (1 + 3 * c * square);
+}
+
+Tensor gelu_slope(const Tensor& x) {
+  const auto density = (-0.5 * x.square()).exp() / std::sqrt(2 * std::numbers::pi);
+  return 0.5 * (1 + (x / std::numbers::sqrt2).erf()) + x * density;
+}
+
 struct Function {
   const char* name;
-  Tensor (*value)(const Tensor& x);
-  Tensor (*slope)(const Tensor& x, const Tensor& y);
+  Tensor (*value)(const Tensor& x, const Options& o);
+  Tensor (*slope)(const Tensor& x, const Tensor& y, const Options& o);
 };
 
 const std::vector<Function>& functions() {
   static const std::vector<Function> table = {
-      {"relu", [](const Tensor& x) { return x.relu(); },
-       [](const Tensor& x, const Tensor&) { return (x > 0).to(x.scalar_type()); }},
-      {"tanh", [](const Tensor& x) { return x.tanh(); },
-       [](const Tensor&, const Tensor& y) { return 1 - y.square(); }},
-      {"sigmoid", [](const Tensor& x) { return x.sigmoid(); },
-       [](const Tensor&, const Tensor& y) { return y * (1 - y); }},
-      {"gelu", [](const Tensor& x) { return at::gelu(x); },
-       [](const Tensor& x, const Tensor&) {
-         const auto density = (-0.5 * x.square()).exp() / std::sqrt(2 * std::numbers::pi);
-         return 0.5 * (1 + (x / std::numbers::sqrt2).erf()) + x * density;
+      {"relu", [](const Tensor& x, const Options&) { return x.relu(); },
+       [](const Tensor& x, const Tensor&, const Options&) { return (x > 0).to(x.scalar_type()); }},
+      {"tanh", [](const Tensor& x, const Options&) { return x.tanh(); },
+       [](const Tensor&, const Tensor& y, const Options&) { return 1 - y.square(); }},
+      {"sigmoid", [](const Tensor& x, const Options&) { return x.sigmoid(); },
+       [](const Tensor&, const Tensor& y, const Options&) { return y * (1 - y); }},
+      {"gelu",
+       [](const Tensor& x, const Options& o) { return at::gelu(x, o.tanh_gelu ? "tanh" : "none"); },
+       [](const Tensor& x, const Tensor&, const Options& o) {
+         return o.tanh_gelu ? tanh_gelu_slope(x) : gelu_slope(x);
        }},
-      {"elu", [](const Tensor& x) { return at::elu(x); },
-       [](const Tensor& x, const Tensor& y) {
-         return torch::where(x > 0, torch::ones_like(x), y + 1);
+      {"elu", [](const Tensor& x, const Options& o) { return at::elu(x, o.alpha); },
+       [](const Tensor& x, const Tensor& y, const Options& o) {
+         return torch::where(x > 0, torch::ones_like(x), y + o.alpha);
        }},
-      {"silu", [](const Tensor& x) { return at::silu(x); },
-       [](const Tensor& x, const Tensor&) {
+      {"silu", [](const Tensor& x, const Options&) { return at::silu(x); },
+       [](const Tensor& x, const Tensor&, const Options&) {
          const auto s = x.sigmoid();
          return s * (1 + x * (1 - s));
        }},
-      {"softplus", [](const Tensor& x) { return at::softplus(x); },
-       [](const Tensor& x, const Tensor&) { return x.sigmoid(); }},
+      {"softplus",
+       [](const Tensor& x, const Options& o) { return at::softplus(x, o.beta, o.threshold); },
+       [](const Tensor& x, const Tensor&, const Options& o) {
+         const auto scaled = o.beta * x;
+         return torch::where(scaled > o.threshold, torch::ones_like(x), scaled.sigmoid());
+       }},
   };
   return table;
 }
@@ -55,7 +75,8 @@ std::vector<std::string> Activation::kinds() {
   return names;
 }
 
-Activation::Activation(std::string_view kind) : value_(nullptr), slope_(nullptr) {
+Activation::Activation(std::string_view kind, const ActivationOptions& options)
+    : value_(nullptr), slope_(nullptr), options_(options) {
   for (const auto& f : functions()) {
     if (kind != f.name) continue;
     value_ = f.value;
@@ -65,11 +86,8 @@ Activation::Activation(std::string_view kind) : value_(nullptr), slope_(nullptr)
 }
 
 Tensor Activation::forward(const Tensor& x, Tape* tape) const {
-  auto y = value_(x);
-  if (tape) {
-    tape->x = x;
-    tape->aux = slope_(x, y);
-  }
+  auto y = value_(x, options_);
+  if (tape) tape->aux = slope_(x, y, options_);
   return y;
 }
 

@@ -65,6 +65,8 @@ const std::vector<LayerExample>& layer_examples() {
            "{ type = 'tanh' }"},
       {"sum", "given scale, a pathway without weights", "[3, 3, 2]",
        "{ type = 'sum', scale = 0.7, of = [{ type = 'tanh' }, " + conv + "] }"},
+      {"sum", "a pathway without layers, the identity", "[3]",
+       "{ type = 'linear', out = 3 }, { type = 'sum', of = [[], { type = 'tanh' }] }"},
       {"scale", "a scalar", image, conv + "{ type = 'scale' }, { type = 'tanh' }"},
       {"bias", "a scalar", image, conv + "{ type = 'bias' }, { type = 'tanh' }"},
       {"bias", "first layer", "[3]", "{ type = 'bias' }, { type = 'tanh' }, { type = 'scale' }"},
@@ -86,9 +88,16 @@ const std::vector<LayerExample>& layer_examples() {
       {"tanh", "", "[4]", "{ type = 'linear', out = 5 }, { type = 'tanh' }"},
       {"sigmoid", "", "[4]", "{ type = 'linear', out = 5 }, { type = 'sigmoid' }"},
       {"gelu", "", "[4]", "{ type = 'linear', out = 5 }, { type = 'gelu' }"},
+      {"gelu", "by tanh", "[4]",
+       "{ type = 'linear', out = 5 }, { type = 'gelu', approximate = 'tanh' }"},
       {"elu", "", "[4]", "{ type = 'linear', out = 5 }, { type = 'elu' }"},
+      {"elu", "alpha below 1", "[4]",
+       "{ type = 'linear', out = 5 }, { type = 'elu', alpha = 0.4 }"},
+      {"elu", "alpha below 0", "[4]", "{ type = 'linear', out = 5 }, { type = 'elu', alpha = -2 }"},
       {"silu", "", "[4]", "{ type = 'linear', out = 5 }, { type = 'silu' }"},
       {"softplus", "", "[4]", "{ type = 'linear', out = 5 }, { type = 'softplus' }"},
+      {"softplus", "steep, linear above its threshold", "[4]",
+       "{ type = 'linear', out = 5 }, { type = 'softplus', beta = 3, threshold = 1.5 }"},
   };
   return list;
 }

@@ -3,6 +3,7 @@ Run: python tests/python/test_evariste.py"""
 
 import sys
 import tempfile
+import tomllib
 import unittest
 from collections import OrderedDict
 from pathlib import Path
@@ -11,7 +12,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "python"))
+ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT / "python"))
 import evariste  # noqa: E402
 from evariste import NetworkError  # noqa: E402
 
@@ -138,6 +140,15 @@ class NetworkFiles(unittest.TestCase):
             copy, _ = self.round_trip(module, shape)
             self.assertEqual(list(copy.state_dict()), list(module.state_dict()))
 
+    def test_keys_with_other_values_than_the_defaults_are_written(self):
+        copy, text = self.round_trip(nn.Sequential(
+            evariste.FactoredFC((2, 8, 8), 3, 2, bias=False), evariste.Polyphase(4),
+            nn.ELU(0.5), nn.GELU("tanh"), nn.Softplus(2.0, 5.0), nn.Flatten()), (2, 8, 8))
+        self.assertEqual(list(copy.state_dict()), ["0.U", "0.V"])
+        for words in ("bias = false", "stride = 4", "alpha = 0.5", 'approximate = "tanh"',
+                      "beta = 2.0, threshold = 5.0"):
+            self.assertIn(words, text)
+
     def test_chains_inside_chains_are_opened_and_names_follow(self):
         inner = nn.Sequential(nn.Linear(3, 4), nn.Identity(), nn.Tanh())
         module = nn.Sequential(OrderedDict(body=inner, head=nn.Linear(4, 2)))
@@ -185,7 +196,7 @@ class NetworkFiles(unittest.TestCase):
     def test_unknown_keys_and_types_name_the_nearest(self):
         self.refuses(r"layer\[0\] \(conv\): unknown key 'paddding'; did you mean 'padding'",
                      '{ type = "conv", out = 4, kernel = 3, paddding = 1 }')
-        self.refuses("type = \"convv\" is not known; did you mean 'conv'", '{ type = "convv" }')
+        self.refuses("type = 'convv' is not known; did you mean 'conv'", '{ type = "convv" }')
         self.refuses(r"layer\[0\] \(sum\).of\[1\]\[0\] \(fc\): unknown key 'strid'.*'stride'",
                      '{ type = "sum", of = [{ type = "fc", out = 2 },'
                      ' [{ type = "fc", out = 2, strid = 1 }]] }')
@@ -194,12 +205,12 @@ class NetworkFiles(unittest.TestCase):
 
     def test_wrong_values_are_refused_with_their_place(self):
         self.refuses("key 'out' is missing", '{ type = "linear" }')
-        self.refuses("out = 2.5; expected a positive whole number",
+        self.refuses("out = 2.5; expected a whole number from 1 to",
                      '{ type = "linear", out = 2.5 }')
         self.refuses("bias = 1; expected true or false", '{ type = "linear", out = 2, bias = 1 }')
-        self.refuses("padding_mode = \"reflect\"",
+        self.refuses("padding_mode = 'reflect'; expected \"zeros\" or \"circular\"",
                      '{ type = "conv", out = 1, kernel = 1, padding_mode = "reflect" }')
-        self.refuses(r"kernel: expected a whole number or 2 of them",
+        self.refuses(r"kernel = \[1, 2, 3\]; expected a whole number or 2 of them",
                      '{ type = "conv", out = 1, kernel = [1, 2, 3] }')
         self.refuses(r"kernel \[9, 9\] does not fit into \[8, 8\]",
                      '{ type = "conv", out = 1, kernel = 9 }')
@@ -213,11 +224,49 @@ class NetworkFiles(unittest.TestCase):
                      ' { type = "fc", out = 2, stride = 2 }] }')
         self.refuses(r"needs an input \[C, H, W\], got \[5\]", '{ type = "fc", out = 2 }',
                      input_shape="[5]")
+        self.refuses(r"layer\[0\] \(fc\): stride = 'a'; expected a whole number from 1",
+                     '{ type = "fc", out = 1, stride = "a" }')
+        self.refuses(r"layer\[0\] \(sum\).of = 3; expected a list of at least one layer",
+                     '{ type = "sum", of = 3 }')
+        self.refuses(r"layer\[0\] \(sum\): scale = 'x'; expected a finite number",
+                     '{ type = "sum", of = [{ type = "relu" }], scale = "x" }')
+        self.refuses(r"layer\[0\] \(dropout\): p = 3.0; expected 0 <= p < 1",
+                     '{ type = "dropout", p = 3.0 }')
+        self.refuses(r"layer\[0\] \(elu\): alpha = 9{19}; expected a finite number",
+                     '{ type = "elu", alpha = 9999999999999999999 }')
+
+    def test_both_readers_know_the_same_keys_and_values(self):
+        # tests/nn/network_file_test.cpp holds the other reader to the same file.
+        with open(ROOT / "tests/nn/network_files.toml", "rb") as file:
+            shared = tomllib.load(file)
+        self.assertEqual(set(shared["keys"]), set(evariste._TYPES))
+        for type_name, entry in shared["keys"].items():
+            keys = set(entry["network"]["layer"][0]) - {"type"}
+            self.assertEqual(keys, set(evariste._TYPES[type_name][0]), type_name)
+        for entry in (*shared["keys"].values(), *shared["accepted"]):
+            network = evariste.build_network(entry["network"], "net.toml", 10).eval()
+            self.assertEqual(network(torch.zeros(2, *network.input_shape)).dim(), 2)
+        for entry in shared["refused"]:
+            with self.subTest(entry), self.assertRaises(NetworkError) as caught:
+                evariste.build_network(entry["network"], "net.toml", 10)
+            self.assertTrue(str(caught.exception).startswith("net.toml: "), caught.exception)
+            self.assertIn(entry["says"], str(caught.exception))
 
     def test_the_network_may_stand_under_a_table_of_an_experiment(self):
         network = self.load('seed = 3\n[network]\ninput = [2]\n'
                             'layer = [{ type = "linear", out = 1 }]\n')
         self.assertEqual(network(torch.zeros(1, 2)).shape, (1, 1))
+
+    def test_an_experiments_file_gives_a_network_as_wide_as_its_labels(self):
+        path = ROOT / "experiments/layerwise/layerwise.toml"
+        network = evariste.load_network(path, classes=10)
+        self.assertEqual(network(torch.zeros(2, 1, 32, 32)).shape, (2, 10))
+        with self.assertRaisesRegex(NetworkError, r'layer\[11\] \(linear\): out = "classes" needs '
+                                                  r"the number of labels.*classes=10"):
+            evariste.load_network(path)
+        for classes in (0, 2.5):
+            with self.assertRaisesRegex(NetworkError, f"classes = {classes}; expected a whole"):
+                evariste.load_network(path, classes)
 
     def test_weights_that_do_not_fit_are_refused(self):
         network = self.layers('{ type = "linear", out = 2 }', input_shape="[3]")
@@ -293,6 +342,12 @@ class Layers(unittest.TestCase):
         x = torch.stack([tied, mark.expand(3, 2, 2)], 1)
         kept = evariste.Polyphase()(x)[:, 1, 0, 0].tolist()
         self.assertEqual(kept, [-1.0, -3.0, -2.0])  # (0,0), then (1,0) before (0,1), then (0,1)
+
+    def test_a_shift_by_the_stride_shifts_polyphase_by_one(self):
+        for stride in (2, 3):
+            layer, x = evariste.Polyphase(stride), torch.randn(3, 2, 2 * stride, 4 * stride)
+            shifted = layer(torch.roll(x, (stride, -stride), (2, 3)))
+            self.assertTrue(torch.equal(shifted, torch.roll(layer(x), (1, -1), (2, 3))))
 
     def test_polyphase_is_equivariant_to_every_shift(self):
         x = torch.randn(2, 3, 6, 6)
