@@ -1,6 +1,5 @@
 # evariste::torch from the PyPI wheel, without find_package(Torch): that fails where there is no CUDA
-# toolkit, because the wheel is a CUDA build. Only the CPU libraries are linked; `--device cuda`
-# loads libtorch_cuda.so, which lies beside them, when it is asked for.
+# toolkit, because the wheel is a CUDA build. Only the CPU libraries are linked.
 if(NOT EVARISTE_TORCH_DIR)
   execute_process(
     COMMAND ${EVARISTE_VENV}/bin/python -c

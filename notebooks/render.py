@@ -1,10 +1,10 @@
 """Figures and reports of `layerwise` runs, finished or not, from the notebook beside this file.
 
-    python notebooks/render.py --out OUT RUNFOLDER...
+    python notebooks/render.py [--out OUT] RUNFOLDER...
 
-Each RUNFOLDER gets figure.png and report.html about itself; OUT gets those of all of them together,
-one column per task. Exit codes: 0 done, 1 the notebook failed, 2 wrong use, 4 a damaged run file or
-a folder that cannot be written.
+Each RUNFOLDER gets figure.png and report.html about itself; OUT, if given, gets those of all of
+them together, one column per task. Exit codes: 0 done, 1 the notebook failed, 2 wrong use, 4 a
+damaged run file or a folder that cannot be written.
 """
 
 import argparse
@@ -90,11 +90,14 @@ def render(out, folders, scratch):
             read_run(folder)
         except RunError as error:
             raise RenderError(4 if (folder / "run.h5").is_file() else 2, str(error)) from error
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise RenderError(4, f"{out}: cannot be made: {error.strerror}") from error
-    for target, named in [(folder, [folder]) for folder in folders] + [(out, folders)]:
+    targets = [(folder, [folder]) for folder in folders]
+    if out is not None:
+        try:
+            out.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise RenderError(4, f"{out}: cannot be made: {error.strerror}") from error
+        targets.append((out, folders))
+    for target, named in targets:
         executed = execute(named, scratch)
         title = "layerwise: " + ", ".join(folder.name for folder in named)
         write(target / "figure.png", picture(executed))
@@ -103,7 +106,8 @@ def render(out, folders, scratch):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--out", type=Path, required=True, help="folder of the common figure")
+    parser.add_argument("--out", type=lambda name: Path(name).resolve(),
+                        help="folder of the common figure")
     parser.add_argument("folders", type=Path, nargs="+", metavar="RUNFOLDER")
     options = parser.parse_args()
     folders = list(dict.fromkeys(folder.resolve() for folder in options.folders))
@@ -114,7 +118,7 @@ def main():
                           JUPYTER_PREFER_ENV_PATH="1", JUPYTER_PLATFORM_DIRS="1",
                           PYDEVD_DISABLE_FILE_VALIDATION="1")
         try:
-            render(options.out.resolve(), folders, Path(scratch))
+            render(options.out, folders, Path(scratch))
         except RenderError as error:
             print(f"error: {error}", file=sys.stderr)
             return error.code

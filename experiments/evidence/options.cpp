@@ -4,6 +4,7 @@
 #include <fmt/ranges.h>
 
 #include <CLI/CLI.hpp>
+#include <charconv>
 
 #include "core/expect.h"
 #include "core/nearest.h"
@@ -18,6 +19,15 @@ std::string flag_name(std::string_view key) {
   return name;
 }
 
+/// CLI11 would take 99999999999999999999 for the largest int64.
+std::string check_int64(const std::string& text) {
+  int64_t value = 0;
+  const auto* end = text.data() + text.size();
+  const auto parsed = std::from_chars(text.data(), end, value);
+  if (parsed.ec == std::errc() && parsed.ptr == end) return "";
+  return fmt::format("found \"{}\", expected an integer", text);
+}
+
 /// Adds a flag for each field.
 class Flags {
  public:
@@ -28,6 +38,8 @@ class Flags {
                   std::initializer_list<std::string_view> choices = {}) {
     const std::vector<std::string> known(choices.begin(), choices.end());
     auto* option = app_.add_option(flag_name(key), value, std::string(help));
+    if constexpr (std::is_arithmetic_v<Value>) option->capture_default_str();
+    if constexpr (std::is_same_v<Value, int64_t>) option->check(check_int64);
     if constexpr (!std::is_same_v<Value, std::vector<double>>)
       option->multi_option_policy(CLI::MultiOptionPolicy::TakeLast);
     if (known.empty()) return;
@@ -72,7 +84,8 @@ void expect_combination(const EvidenceOptions& o, const CommandLine& line) {
     for (const auto& [key, value, of_factors] : {std::tuple("sharing", o.sharing, "reduce"),
                                                  {"positions", o.positions, "all"},
                                                  {"correction", o.correction, "none"},
-                                                 {"bias", o.bias, "expand"}})
+                                                 {"bias", o.bias, "expand"},
+                                                 {"bias", o.bias, "joint"}})
       if (value == of_factors)
         throw UsageError(fmt::format(
             "{} {} says how Kronecker factors are made, which --structure {} does not have: "
@@ -93,6 +106,19 @@ void expect_combination(const EvidenceOptions& o, const CommandLine& line) {
   if (o.likelihood == "bernoulli" && o.predictive == "bridge")
     throw UsageError(
         "--predictive bridge is defined for --likelihood classification only: use probit");
+  const EvidenceOptions defaults;
+  const auto without = [](std::string_view flag, std::string_view needs) {
+    throw UsageError(fmt::format("{} has no meaning without {}", flag, needs));
+  };
+  if (o.mc_samples != defaults.mc_samples && o.fisher != "mc")
+    without("--mc-samples", "--fisher mc");
+  if (o.noise != defaults.noise && !is_regression) without("--noise", "--likelihood regression");
+  if (o.prior_steps != defaults.prior_steps && o.fit != "adam")
+    without("--prior-steps", "--fit adam");
+  if (o.draws != defaults.draws && o.predictive != "mc") without("--draws", "--predictive mc");
+  if (!line.out.empty() && o.save.empty()) without("--out", "--save");
+  if (line.resume)
+    throw UsageError("--resume: evidence has nothing to go on with; --repeat measures again");
   if (o.fit_noise == "on" && !is_regression)
     throw UsageError(
         fmt::format("--fit-noise on needs --likelihood regression, found {}", o.likelihood));
@@ -143,8 +169,6 @@ CurvatureOptions curvature_options(const EvidenceOptions& o, const Stream& root,
            : o.bias == "joint" ? BiasCurvature::kJoint
                                : BiasCurvature::kExact;
   c.positions = o.positions == "all" ? Positions::kAll : Positions::kSelected;
-  // --bias chooses among Kronecker rules; the other structures treat every bias exactly.
-  if (c.structure != Structure::kKron) c.bias = BiasCurvature::kExact;
   c.batch = o.batch;
   c.stream = root.split("fisher");
   c.bases = bases;

@@ -47,6 +47,12 @@ struct LayerwiseConfig {
   }
 };
 
+/// The configuration of a table, [prior] completed: what it prints is what it does.
+LayerwiseConfig read_layerwise(const toml::table& table);
+
+/// `prior.type` and the keys of every type, for --help.
+std::string prior_help();
+
 /// One training within a run: the evidence run or a control.
 struct Member {
   std::string name;     ///< "evidence", "map", "conv", ...
@@ -69,6 +75,8 @@ void expect_valid(const LayerwiseConfig& config);
 
 /// The network with only the pathways of one type ("conv", "fc") in every sum.
 toml::table keep_pathways(const toml::table& network, std::string_view type);
+/// The network with the number of labels in place of the width "classes": a file of its own.
+toml::table with_classes(const toml::table& network, int64_t classes);
 /// Types of the pathways of the first sum, in order.
 std::vector<std::string> pathway_types(const toml::table& network);
 

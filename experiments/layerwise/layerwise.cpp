@@ -6,10 +6,14 @@
 // using Gradients", NeurIPS 2023, section 6.1).
 #include <torch/torch.h>
 
+#include <fmt/ranges.h>
+
+#include <CLI/CLI.hpp>
 #include <nlohmann/json.hpp>
 
+#include <cmath>
 #include <cstdio>
-#include <cstdlib>
+#include <sstream>
 
 #include "core/error.h"
 #include "io/atomic_file.h"
@@ -31,50 +35,89 @@ constexpr const char* kDescription =
     "the "
     "start), map-unit (that held fixed), sgd (no K-FAC steps).";
 
-void print_plan(const LayerwiseConfig& config, const toml::table& table) {
-  std::fputs(to_text(table).c_str(), stdout);
+struct Need {
+  int64_t parameters = 0;
+  double bytes = 0, seconds = 0;
+};
+
+/// Of the whole call, on two cores.
+Need predict_need(const LayerwiseConfig& config) {
+  Need need;
   const auto member = make_member(config, "evidence");
   const auto network = build_network(member.network, "[network]", task_classes(config.tasks[0]));
-  int64_t parameters = 0;
-  for (const auto& p : network->parameters()) parameters += p.numel();
-  // Weights, momentum, gradient, curvature, pull, average, last good state; bases and factors.
-  int64_t squares = 0;
+  for (const auto& p : network->parameters()) need.parameters += p.numel();
+  double squares = 0, cubes = 0;
   for (const auto* block : named_blocks(*network)) {
-    const auto shape = block->value().sizes().vec();
-    squares += shape[0] * (shape[1] * shape[1] + shape[2] * shape[2]);
+    for (const auto side : {block->value().size(1), block->value().size(2)}) {
+      const auto n = static_cast<double>(side);
+      squares += static_cast<double>(block->value().size(0)) * n * n;
+      cubes += static_cast<double>(block->value().size(0)) * n * n * n;
+    }
   }
-  const double bytes = 40.0 * static_cast<double>(parameters) +
-                       24.0 * static_cast<double>(squares) + 2e8 +
-                       8192.0 * static_cast<double>(config.data.train + config.data.test);
+  const auto parameters = static_cast<double>(need.parameters);
+  // The program itself; weights, momentum, gradient, curvature, average, last good state; factors
+  // and bases in float64 at the end; images.
+  need.bytes = 3.5e8 + 40.0 * parameters + 24.0 * squares +
+               8192.0 * static_cast<double>(config.data.train + config.data.test);
+  const auto with_controls = std::min(config.seeds, config.control_seeds);
   const auto trainings =
       static_cast<double>(config.tasks.size()) *
       (static_cast<double>(config.seeds) +
-       static_cast<double>(config.control_seeds) * static_cast<double>(config.controls.size()));
-  // A step costs about 16 flops per parameter and image (forward, backward, gradient, in
-  // eigenbases), decompositions 18 n^3; 100 GFLOP/s on two cores.
-  double cubes = 0;
-  for (const auto* block : named_blocks(*network)) {
-    const auto shape = block->value().sizes().vec();
-    cubes +=
-        std::pow(static_cast<double>(shape[1]), 3) + std::pow(static_cast<double>(shape[2]), 3);
-  }
+       static_cast<double>(with_controls) * static_cast<double>(config.controls.size()));
+  // Flops of an epoch: a step in eigenbases costs 24 per parameter and image, the gradient of a
+  // refresh 6, its factors 10; decompositions 18 n^3. Counts dense maps only.
+  const auto images = static_cast<double>(config.data.train);
+  const auto sampled = config.train.refresh.samples > 0
+                           ? std::min(images, static_cast<double>(config.train.refresh.samples))
+                           : images;
+  constexpr double kFlopsPerSecond = 1.2e11;
   const double epoch =
-      (16.0 * static_cast<double>(parameters) * static_cast<double>(config.data.train) +
-       18.0 * cubes) /
-      1e11;
-  std::fprintf(stdout, "# %lld parameters; predicted memory %.2f GB, time %.0f min on two cores\n",
-               static_cast<long long>(parameters), bytes / 1e9,
-               trainings * static_cast<double>(config.train.epochs) * epoch / 60 + 0.1);
+      (parameters * (30.0 * images + 10.0 * sampled) + 18.0 * cubes) / kFlopsPerSecond;
+  need.seconds = trainings * (static_cast<double>(config.train.epochs) * epoch + 10.0);
+  return need;
+}
+
+void print_plan(const LayerwiseConfig& config, bool json) {
+  const auto table = to_toml(config);
+  const auto need = predict_need(config);
+  if (json) {
+    std::ostringstream text;
+    text << toml::json_formatter(table);
+    const nlohmann::json out = {
+        {"config", nlohmann::json::parse(text.str())},
+        {"plan",
+         {{"parameters", need.parameters}, {"peak_bytes", need.bytes}, {"seconds", need.seconds}}}};
+    fmt::print("{}\n", out.dump());
+    return;
+  }
+  fmt::print("{}# {} parameters; predicted memory {:.2f} GB, time {:.0f} min on two cores\n",
+             to_text(table), need.parameters, need.bytes / 1e9, std::ceil(need.seconds / 60));
+}
+
+/// "reduced", or "reduced-digit-seeds4-5" for a part of what the preset has: the summary and the
+/// figure of a part do not replace those of the whole.
+std::string summary_name(const LayerwiseConfig& config, const CommandLine& cli) {
+  const auto whole = read_layerwise(resolve_config(cli.config, cli.preset, {}));
+  std::string name = cli.preset;
+  if (config.tasks != whole.tasks) name += fmt::format("-{}", fmt::join(config.tasks, "-"));
+  if (config.seed == whole.seed && config.seeds == whole.seeds) return name;
+  if (config.seeds == 1) return name + fmt::format("-seed{}", config.seed);
+  return name + fmt::format("-seeds{}-{}", config.seed, config.seed + config.seeds - 1);
 }
 
 int layerwise(int argc, char** argv) {
-  auto cli = parse_command_line(argc, argv, "layerwise", kDescription);
+  auto cli = parse_command_line(argc, argv, "layerwise", kDescription, [](CLI::App& app) {
+    app.footer(
+        "Keys of the configuration, as --set KEY=VALUE, with the program's defaults; "
+        "experiments/layerwise/layerwise.toml and its presets have their own:\n" +
+        help_text<LayerwiseConfig>() + help_text<PriorUpdateConfig>("prior") + prior_help());
+  });
   if (cli.device != "cpu")
     throw UsageError(fmt::format("--device {}: layerwise runs on cpu", cli.device));
   const auto source = std::filesystem::path(EVARISTE_SOURCE_DIR);
   if (cli.config.empty()) cli.config = source / "experiments/layerwise/layerwise.toml";
   const auto table = resolve_config(cli.config, cli.preset, cli.set);
-  auto config = from_toml<LayerwiseConfig>(table);
+  auto config = read_layerwise(table);
   if (cli.seed) config.seed = *cli.seed;
   expect_valid(config);
   if (cli.threads > 0) at::set_num_threads(cli.threads);
@@ -82,7 +125,7 @@ int layerwise(int argc, char** argv) {
   if (cli.deterministic) at::globalContext().setDeterministicAlgorithms(true, false);
   at::globalContext().setFlushDenormal(true);
   if (cli.dry_run) {
-    print_plan(config, to_toml(config));
+    print_plan(config, cli.json);
     return 0;
   }
   const auto out = cli.out.empty() ? source / "results/layerwise" : cli.out;
@@ -94,6 +137,10 @@ int layerwise(int argc, char** argv) {
   Runs all;
   nlohmann::json json;
   std::vector<std::filesystem::path> folders;
+  for (const auto& task : config.tasks)  // all of them before hours are spent on the first
+    for (int64_t s = 0; s < config.seeds; ++s)
+      expect_free(config, task, config.seed + s, s < config.control_seeds,
+                  out / run_name(task, cli.preset, config.seed + s), cli);
   for (const auto& task : config.tasks) {
     std::vector<Run> runs;
     for (int64_t s = 0; s < config.seeds; ++s) {
@@ -108,11 +155,18 @@ int layerwise(int argc, char** argv) {
     summary += summary_table(task, runs, pathways) + "\n";
     all[task] = runs;
     for (const auto& row : table_rows(runs, pathways))
-      json[task][row.name] = {{"mean", row.mean}, {"std", row.std}, {"seeds", row.seeds}};
+      json[task][row.name] = {
+          {"mean", row.mean}, {"std", row.std}, {"seeds", row.seeds}};  // NaN: null
   }
   if (config.seeds > 1) summary += findings(all, pathways, config.seed);
-  write_atomically(out / fmt::format("summary-{}.md", cli.preset), summary);
-  const auto report = config.report ? make_report(out, folders) : std::string();
+  const auto name = summary_name(config, cli);
+  const auto summary_file = out / fmt::format("summary-{}.md", name);
+  write_atomically(summary_file, summary);
+  const auto report =
+      config.report
+          ? make_report(name == cli.preset ? out : std::filesystem::path(), folders, cli.quiet)
+          : std::string();
+  throw_if_interrupted();
   if (cli.json) {
     std::fprintf(stdout, "%s\n", json.dump().c_str());
   } else {
@@ -121,8 +175,7 @@ int layerwise(int argc, char** argv) {
   auto* say = cli.json ? stderr : stdout;
   for (const auto& folder : folders)
     std::fprintf(say, "run file   %s\n", (folder / "run.h5").string().c_str());
-  std::fprintf(say, "summary    %s\n",
-               (out / fmt::format("summary-{}.md", cli.preset)).string().c_str());
+  std::fprintf(say, "summary    %s\n", summary_file.string().c_str());
   if (!report.empty()) std::fprintf(say, "%s\n", report.c_str());
   return 0;
 }

@@ -9,6 +9,7 @@
 #include "data/transform.h"
 #include "io/atomic_file.h"
 #include "io/interrupt.h"
+#include "io/run_record.h"
 #include "layerwise/record.h"
 
 namespace evariste {
@@ -59,27 +60,41 @@ void add_map_shares(State& state, const EpochRecord& record) {
       found == state.end() ? row : torch::cat({found->second.narrow(0, 0, record.epoch - 1), row});
 }
 
-/// The run's own folder: refuses what must not be overwritten, returns the state to resume from.
-State prepare_folder(const fs::path& folder, const CommandLine& cli, const std::string& hash) {
-  const auto state_file = folder / "state.pt";
+/// The record of this run alone: --config it to repeat.
+LayerwiseConfig own_config(const LayerwiseConfig& config, const std::string& task, int64_t seed,
+                           bool with_controls) {
+  auto own = config;
+  own.seed = seed;
+  own.seeds = 1;
+  own.control_seeds = 1;
+  own.tasks = {task};
+  if (!with_controls) own.controls.clear();
+  return own;
+}
+
+std::string hash_of(const LayerwiseConfig& own) {
+  auto table = to_toml(own);
+  table.erase("report");  // changes no number
+  return config_hash(table);
+}
+
+/// The state to resume from, empty where there is none; refuses what must not be overwritten.
+State expect_resumable(const fs::path& folder, const CommandLine& cli, const std::string& hash) {
+  if (cli.force) return {};
+  const auto state_file = folder / "state.pt", record_file = folder / "run.h5";
   if (!fs::exists(state_file)) {
-    if (fs::exists(folder / "run.h5") && !cli.force && !cli.resume)
+    if (!fs::exists(record_file)) return {};
+    if (!cli.resume)
       throw UsageError(
           fmt::format("{}: a run lies there; --force overwrites it, --resume goes on "
                       "with it, --out takes another folder",
                       folder.string()));
-    return {};
-  }
-  if (cli.force) {
-    for (const char* name :
-         {"state.pt", "run.h5", "run.log", "config.toml", "figure.png", "report.html"}) {
-      std::error_code failure;
-      fs::remove(folder / name, failure);
-      if (failure)
-        throw IoError(
-            fmt::format("{}: cannot be removed: {}", (folder / name).string(), failure.message()));
-    }
-    return {};
+    if (is_finished_run(record_file))
+      throw UsageError(fmt::format(
+          "{}: its run.h5 is finished, but state.pt, which holds the table, is missing; "
+          "--force starts afresh, --out takes another folder",
+          folder.string()));
+    return {};  // killed in its first epoch
   }
   auto state = load_state(state_file);
   const bool finished = state.count("finished") > 0;
@@ -96,6 +111,17 @@ State prepare_folder(const fs::path& folder, const CommandLine& cli, const std::
                     "says which); use --force or another --out",
                     folder.string()));
   return state;
+}
+
+void clear_folder(const fs::path& folder) {
+  for (const char* name :
+       {"state.pt", "run.h5", "run.log", "config.toml", "figure.png", "report.html"}) {
+    std::error_code failure;
+    fs::remove(folder / name, failure);
+    if (failure)
+      throw IoError(
+          fmt::format("{}: cannot be removed: {}", (folder / name).string(), failure.message()));
+  }
 }
 
 }  // namespace
@@ -118,19 +144,19 @@ Digits load_digits(const LayerwiseConfig& config, const fs::path& root) {
           subset(test, torch::arange(config.data.test))};
 }
 
+void expect_free(const LayerwiseConfig& config, const std::string& task, int64_t seed,
+                 bool with_controls, const fs::path& folder, const CommandLine& cli) {
+  expect_resumable(folder, cli, hash_of(own_config(config, task, seed, with_controls)));
+}
+
 Run run_task(const LayerwiseConfig& config, const std::string& task, int64_t seed,
              bool with_controls, const Digits& digits, const fs::path& folder,
              const CommandLine& cli) {
-  // The record of this run alone: --config it to repeat.
-  auto own = config;
-  own.seed = seed;
-  own.seeds = 1;
-  own.control_seeds = 1;
-  own.tasks = {task};
-  if (!with_controls) own.controls.clear();
+  const auto own = own_config(config, task, seed, with_controls);
   const auto table = to_toml(own);
-  const auto hash = config_hash(table);
-  auto state = prepare_folder(folder, cli, hash);
+  const auto hash = hash_of(own);
+  auto state = expect_resumable(folder, cli, hash);
+  if (cli.force) clear_folder(folder);
   if (state.count("finished")) return get_results(state);
 
   std::error_code failure;
@@ -163,84 +189,96 @@ Run run_task(const LayerwiseConfig& config, const std::string& task, int64_t see
 
   auto results = get_results(state);
   const Stream root(static_cast<uint64_t>(seed));
-  for (const auto& name : members) {
-    if (results.count(name)) continue;
-    const auto member = make_member(own, name);
-    auto network = build_network(member.network, "[network]", train.classes);
-    initialise(*network, root.split("init"), member.prior.lean);
-    const auto likelihood = std::make_shared<Softmax>();
-    Trainer trainer(network, likelihood, {train.x, train.y, 0}, {test.x, test.y, 0}, member.train,
-                    member.prior, member.prior_keys, root.split("train"), log);
-    double seconds = 0;
-    const auto prefix = "member." + name + ".";
-    if (const auto saved = without_prefix(state, prefix); !saved.empty()) {
-      trainer.set_state(saved);
-      seconds = saved.at("seconds").item<double>();
-      log.line(fmt::format("{} {}: resumed after epoch {}", task, name, trainer.epoch()));
-    }
-    Recorder recorder(run, name == "evidence" ? "" : fmt::format("controls/{}/", name), trainer,
-                      pathways, trainer.epoch());
-    while (!trainer.is_done()) {
-      const auto start = std::chrono::steady_clock::now();
-      const auto record = trainer.run_epoch();
-      seconds += seconds_since(start);
-      recorder.append(
-          record, seconds,
-          name == "evidence" ? shares_at(state, record.epoch) : std::vector<std::vector<double>>());
-      if (name == "map") add_map_shares(state, record);
-      std::erase_if(state, [&](const auto& item) { return item.first.starts_with(prefix); });
-      auto saved = trainer.state();
-      saved["seconds"] = torch::tensor(seconds, torch::kFloat64);
-      state.merge(with_prefix(saved, prefix));
-      run.flush();
-      save_state(folder / "state.pt", state);
-      log.progress(
-          fmt::format("{} seed {} {}", task, seed, name), record.epoch, member.train.epochs,
-          fmt::format("loss {:.3f}, test {:.1f}%{}", record.train_loss, 100 * record.test_accuracy,
-                      record.evidence
-                          ? fmt::format(", log q/N {:.3f}", record.evidence->log_evidence /
-                                                                static_cast<double>(train.size()))
-                          : ""));
-      if (interrupt_signal() != 0) {
-        run.stop("interrupted");
-        throw_if_interrupted();
+  try {
+    for (const auto& name : members) {
+      if (results.count(name)) continue;
+      const auto member = make_member(own, name);
+      const auto file = with_classes(member.network, train.classes);
+      auto network = build_network(file, "[network]");
+      const auto suffix = name == "evidence" ? std::string() : fmt::format("-{}", name);
+      write_atomically(folder / fmt::format("network{}.toml", suffix), to_text(file));
+      initialise(*network, root.split("init"), member.prior.lean);
+      const auto likelihood = std::make_shared<Softmax>();
+      Trainer trainer(network, likelihood, {train.x, train.y, 0}, {test.x, test.y, 0}, member.train,
+                      member.prior, member.prior_keys, root.split("train"), log);
+      double seconds = 0;
+      const auto prefix = "member." + name + ".";
+      if (const auto saved = without_prefix(state, prefix); !saved.empty()) {
+        trainer.set_state(saved);
+        seconds = saved.at("seconds").item<double>();
+        log.line(fmt::format("{} {}: resumed after epoch {}", task, name, trainer.epoch()));
       }
+      Recorder recorder(run, name == "evidence" ? "" : fmt::format("controls/{}/", name), trainer,
+                        pathways, trainer.epoch());
+      while (!trainer.is_done()) {
+        const auto start = std::chrono::steady_clock::now();
+        const auto record = trainer.run_epoch();
+        seconds += seconds_since(start);
+        recorder.append(record, seconds,
+                        name == "evidence" ? shares_at(state, record.epoch)
+                                           : std::vector<std::vector<double>>());
+        if (name == "map") add_map_shares(state, record);
+        std::erase_if(state, [&](const auto& item) { return item.first.starts_with(prefix); });
+        auto saved = trainer.state();
+        saved["seconds"] = torch::tensor(seconds, torch::kFloat64);
+        state.merge(with_prefix(saved, prefix));
+        run.flush();
+        save_state(folder / "state.pt", state);
+        log.progress(
+            fmt::format("{} seed {} {}", task, seed, name), record.epoch, member.train.epochs,
+            fmt::format("loss {:.3f}, test {:.1f}%{}", record.train_loss,
+                        100 * record.test_accuracy,
+                        record.evidence
+                            ? fmt::format(", log q/N {:.3f}", record.evidence->log_evidence /
+                                                                  static_cast<double>(train.size()))
+                            : ""));
+        if (interrupt_signal() != 0) {
+          run.stop("interrupted");
+          throw_if_interrupted();
+        }
+      }
+      const auto start = std::chrono::steady_clock::now();
+      const auto outcome = trainer.outcome();
+      seconds += seconds_since(start);
+      results[name] = make_result(name, outcome, trainer, seconds);
+      std::erase_if(state, [&](const auto& item) { return item.first.starts_with(prefix); });
+      put_result(state, results[name]);
+      save_weights(*network, folder / fmt::format("weights{}.safetensors", suffix));
+      save_state(folder / "state.pt", state);
+      log.line(fmt::format(
+          "{} seed {} {}: test {:.2f}%, NLL {:.3f}, log q/N {:.3f}, decrement {:.3f}, gap "
+          "{:+.2f}, {}, {:.0f} s",
+          task, seed, name, 100 * results[name].accuracy, results[name].nll,
+          results[name].per_datum(results[name].log_evidence), results[name].decrement,
+          results[name].gap, results[name].believable ? "believable" : "NOT believable", seconds));
     }
-    const auto start = std::chrono::steady_clock::now();
-    const auto outcome = trainer.outcome();
-    seconds += seconds_since(start);
-    results[name] = make_result(name, outcome, trainer, seconds);
-    std::erase_if(state, [&](const auto& item) { return item.first.starts_with(prefix); });
-    put_result(state, results[name]);
-    save_weights(*network,
-                 folder / (name == "evidence" ? "weights.safetensors"
-                                              : fmt::format("weights-{}.safetensors", name)));
-    save_state(folder / "state.pt", state);
-    log.line(fmt::format(
-        "{} seed {} {}: test {:.2f}%, NLL {:.3f}, log q/N {:.3f}, decrement {:.3f}, gap "
-        "{:+.2f}, {}, {:.0f} s",
-        task, seed, name, 100 * results[name].accuracy, results[name].nll,
-        results[name].per_datum(results[name].log_evidence), results[name].decrement,
-        results[name].gap, results[name].believable ? "believable" : "NOT believable", seconds));
-  }
 
-  const auto rows = table_rows({results}, pathways);
-  std::vector<std::string> names;
-  std::vector<double> means, spreads;
-  std::vector<int64_t> counts;
-  for (const auto& row : rows) {
-    names.push_back(row.name);
-    means.push_back(row.mean);
-    spreads.push_back(row.std);
-    counts.push_back(row.seeds);
+    const auto rows = table_rows({results}, pathways);
+    std::vector<std::string> names;
+    std::vector<double> means, spreads;
+    std::vector<int64_t> counts;
+    for (const auto& row : rows) {
+      names.push_back(row.name);
+      means.push_back(row.mean);
+      spreads.push_back(row.std);
+      counts.push_back(row.seeds);
+    }
+    const auto row = run.labels("table/row", names, "what");
+    run.array("table/mean", {row}, means, "mean over seeds");
+    run.array("table/std", {row}, spreads, "standard deviation over seeds");
+    run.array("table/seeds", {row}, counts, "number of seeds");
+    run.finish({{"task", task}});
+    state["finished"] = torch::ones({});
+    save_state(folder / "state.pt", state);
+  } catch (const Interrupted&) {
+    throw;
+  } catch (...) {
+    try {
+      run.stop("failed");
+    } catch (const Error&) {  // a full disk: the first error is the one to tell
+    }
+    throw;
   }
-  const auto row = run.labels("table/row", names, "what");
-  run.array("table/mean", {row}, means, "mean over seeds");
-  run.array("table/std", {row}, spreads, "standard deviation over seeds");
-  run.array("table/seeds", {row}, counts, "number of seeds");
-  run.finish({{"task", task}});
-  state["finished"] = torch::ones({});
-  save_state(folder / "state.pt", state);
   return results;
 }
 

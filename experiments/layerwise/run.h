@@ -15,6 +15,11 @@ struct Digits {
 };
 Digits load_digits(const LayerwiseConfig& config, const std::filesystem::path& root);
 
+/// Throws UsageError where `folder` holds a run that run_task would refuse to touch.
+void expect_free(const LayerwiseConfig& config, const std::string& task, int64_t seed,
+                 bool with_controls, const std::filesystem::path& folder,
+                 const CommandLine& command_line);
+
 /// Runs, or resumes, or only reads what is finished. Leaves run.h5, state.pt, run.log, config.toml
 /// in `folder`. `with_controls`: the seeds beyond control_seeds have none.
 Run run_task(const LayerwiseConfig& config, const std::string& task, int64_t seed,

@@ -22,7 +22,8 @@ Spread spread(const std::vector<double>& values) {
   s.count = static_cast<int64_t>(values.size());
   for (const double v : values) s.mean += v / static_cast<double>(values.size());
   for (const double v : values) s.std += (v - s.mean) * (v - s.mean);
-  s.std = s.count > 1 ? std::sqrt(s.std / static_cast<double>(s.count - 1)) : 0;
+  s.std = s.count > 1 ? std::sqrt(s.std / static_cast<double>(s.count - 1))
+                      : std::numeric_limits<double>::quiet_NaN();
   return s;
 }
 
@@ -161,10 +162,16 @@ std::vector<TableRow> table_rows(const std::vector<Run>& runs,
       if (found == run.end()) continue;
       const auto& r = found->second;
       for (size_t l = 0; l < r.layers.size(); ++l)
-        for (size_t k = 0; r.path_blocks[l].size() > 1 && k < r.path_blocks[l].size(); ++k)
-          add(fmt::format("{}/share_variance/{}/{}", member, r.layers[l],
-                          k < pathways.size() ? pathways[k] : std::to_string(k)),
+        for (size_t k = 0; r.path_blocks[l].size() > 1 && k < r.path_blocks[l].size(); ++k) {
+          const auto path = fmt::format("{}/{}", r.layers[l],
+                                        k < pathways.size() ? pathways[k] : std::to_string(k));
+          add(fmt::format("{}/log_precision/{}", member, path),
+              over(runs, member, [&](const Result& s) { return log_precision(s, l, k); }));
+          add(fmt::format("{}/effective_dimension/{}", member, path),
+              over(runs, member, [&](const Result& s) { return effective(s, l, k); }));
+          add(fmt::format("{}/share_variance/{}", member, path),
               over(runs, member, [&](const Result& s) { return s.shares_variance[l][k]; }));
+        }
       break;
     }
   }

@@ -21,10 +21,10 @@ std::string summary_table(const std::string& task, const std::vector<Run>& runs,
 const std::vector<std::string>& member_order();
 std::string member_title(const std::string& member);
 
-/// One line per number of run_table's second part, for `/table` of the run file.
+/// One line per number of run_table, for `/table` of the run file and for --json.
 struct TableRow {
   std::string name;
-  double mean = 0, std = 0;
+  double mean = 0, std = 0;  ///< std is NaN for one seed
   int64_t seeds = 0;
 };
 std::vector<TableRow> table_rows(const std::vector<Run>& runs,

@@ -125,6 +125,12 @@ std::vector<std::string> flag_names(const CLI::App& app) {
     const std::string what = mismatch->what();
     text = fmt::format("{}: a value is missing", what.substr(0, what.find_first_of(": ")));
   }
+  if (dynamic_cast<const CLI::ConversionError*>(&error)) {  // "Could not convert: --noise = abc"
+    const auto flag = text.find("--"), equals = text.find(" = ", flag);
+    if (flag != std::string::npos && equals != std::string::npos)
+      text = fmt::format("{}: found \"{}\", expected a number", text.substr(flag, equals - flag),
+                         text.substr(equals + 3));
+  }
   std::replace(text.begin(), text.end(), '\n', ' ');
   throw UsageError(text);
 }

@@ -38,9 +38,9 @@ T from_toml(const toml::table& table, std::string_view where = "");
 template <class T>
 toml::table to_toml(const T& config);
 
-/// One line per key: dotted name, default, meaning and choices.
+/// One line per key: dotted name below `where`, default, meaning and choices.
 template <class T>
-std::string help_text();
+std::string help_text(std::string_view where = "");
 
 /// The configuration of a run: base keys of the file, over them its table [PRESET], over these each
 /// `a.b.c=value` of `sets`, in order. Presets are quick, reduced and paper; a file without preset

@@ -170,10 +170,10 @@ toml::table to_toml(const T& config) {
 }
 
 template <class T>
-std::string help_text() {
+std::string help_text(std::string_view where) {
   T config{};
   std::string text;
-  config.visit(config_fields::HelpWriter(text, ""));
+  config.visit(config_fields::HelpWriter(text, where));
   return text;
 }
 

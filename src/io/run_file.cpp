@@ -247,6 +247,7 @@ void RunFile::drop_after(Dimension unlimited, double last) {
   auto& positions = std::get<std::vector<double>>(record_.dimensions.at(unlimited.index).values);
   const auto kept = static_cast<size_t>(std::upper_bound(positions.begin(), positions.end(), last) -
                                         positions.begin());
+  if (kept == positions.size()) return;
   positions.resize(kept);
   for (auto& array : record_.arrays)
     if (!array.dimensions.empty() && array.dimensions[0] == unlimited.index)

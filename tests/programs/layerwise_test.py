@@ -10,6 +10,7 @@ second of one core. Random instants come from --random-seed, which every failure
 import argparse
 import gzip
 import json
+import math
 import os
 import random
 import shutil
@@ -200,6 +201,15 @@ class Finished(Case):
         self.assertEqual(set(table), {"digit", "quadrant"})
         self.assertIn("evidence/accuracy", table["digit"])
         self.assertIn("map/nll", table["quadrant"])
+        for what in ("log_precision", "effective_dimension", "share_variance"):
+            self.assertIn(f"evidence/{what}/1/fc", table["digit"])
+        self.assertIsNone(table["digit"]["evidence/nll"]["std"], "one seed has no spread")
+
+    def test_network_files_fit_the_weights(self):
+        for name, labels in zip(FOLDERS, (10, 40)):
+            network = tomllib.loads((reference / name / "network.toml").read_text("utf-8"))
+            self.assertEqual(network["layer"][-1]["out"], labels)
+            self.assertTrue((reference / name / "network-map.toml").is_file())
 
     def test_is_not_overwritten_but_by_force(self):
         before = {p: p.read_bytes() for p in reference.rglob("*") if p.is_file()}
@@ -225,17 +235,74 @@ class Finished(Case):
             self.assertEqual((self.out / name / "config.toml").read_bytes(), config.read_bytes())
         self.same_as_reference(self.out)
 
+    def test_every_folder_is_looked_at_before_the_first_training(self):
+        shutil.copytree(reference / FOLDERS[1], self.out / FOLDERS[1])
+        self.refused(run(out=self.out), USAGE, FOLDERS[1], "finished")
+        self.assertFalse((self.out / FOLDERS[0]).exists())
+
+    def test_a_finished_record_without_its_state_stays(self):
+        shutil.copytree(reference, self.out)
+        (self.out / FOLDERS[0] / "state.pt").unlink()
+        before = (self.out / FOLDERS[0] / "run.h5").read_bytes()
+        self.refused(run("--resume", out=self.out), USAGE, FOLDERS[0], "state.pt", "--force")
+        self.assertEqual((self.out / FOLDERS[0] / "run.h5").read_bytes(), before)
+
+    def test_a_part_does_not_replace_the_summary_of_all(self):
+        shutil.copytree(reference, self.out)
+        before = (self.out / "summary-quick.md").read_bytes()
+        done = run("--resume", "--set", "tasks=['quadrant']", out=self.out)
+        self.assertEqual(done.returncode, 0, done.stderr)
+        self.assertEqual((self.out / "summary-quick.md").read_bytes(), before)
+        self.assertIn("quadrant-MNIST", (self.out / "summary-quick-quadrant.md").read_text("utf-8"))
+
+    def test_every_control_runs(self):
+        controls = ["map", "conv", "fc", "unit", "map-unit", "sgd"]
+        done = run("--json", "--set", f"controls={controls}", "--set", "tasks=['digit']", "--set",
+                   "train.epochs=3", out=self.out)
+        self.assertEqual(done.returncode, 0, done.stderr)
+        table = json.loads(done.stdout)["digit"]
+        for control in controls:
+            self.assertTrue(math.isfinite(table[f"{control}/nll"]["mean"]), control)
+        self.assertIn("unit/log_precision/1/fc", table)
+        self.assertNotIn("conv/log_precision/1/conv", table)
+        folder = self.out / FOLDERS[0]
+        self.assertTrue((folder / "weights-conv.safetensors").stat().st_size <
+                        (folder / "weights-fc.safetensors").stat().st_size)
+        with h5py.File(folder / "run.h5") as file:  # a unit start, moved by the evidence or held
+            first = {name: file[f"controls/{name}/blocks/prior_precision"][1]
+                     for name in ("unit", "map-unit")}
+            self.assertTrue((first["map-unit"] == 1).all())
+            self.assertTrue((file["controls/map-unit/blocks/prior_precision"][1:] == 1).all())
+
+    def test_what_fails_is_marked(self):
+        self.refused(run("--set", "train.burn_in_lr=1e30", out=self.out), 3, "train.burn_in_lr")
+        self.assertEqual(status(self.out / FOLDERS[0]), "failed")
+
     def test_another_configuration_is_not_resumed(self):
         self.refused(run("--resume", "--set", "train.epochs=6", out=reference), USAGE, FOLDERS[0],
                      "another configuration", "--force")
+        done = run("--resume", "--set", "report=false", out=reference)  # changes no number
+        self.assertEqual(done.returncode, 0, done.stderr)
 
     def test_dry_run_prints_the_configuration_and_writes_nothing(self):
         done = run("--dry-run", "--set", "train.epochs=7", out=self.out)
         self.assertEqual(done.returncode, 0, done.stderr)
         config = tomllib.loads(done.stdout)
         self.assertEqual((config["train"]["epochs"], config["train"]["kfac"]["momentum"]), (7, 0.9))
+        self.assertEqual((config["prior"]["update"], config["prior"]["type"], config["prior"]["settle"]),
+                         ("profile", "isotropic-gaussian", 1))
         self.assertRegex(done.stdout, r"predicted memory .* GB, time")
+        done = run("--dry-run", "--json", "--set", "prior.type='gamma-gaussian'", out=self.out)
+        plan = json.loads(done.stdout)
+        self.assertEqual(plan["config"]["prior"]["shape"], 1.0)
+        self.assertGreater(plan["plan"]["seconds"], 0)
         self.assertFalse(self.out.exists())
+
+    def test_help_names_every_key(self):
+        done = run("--help", out=self.out)
+        for key in ("train.kfac.damping_every = 5", "prior.update = 'profile'", "prior.rate = 0.001",
+                    "data.train = 5000"):
+            self.assertIn(key, done.stdout)
 
 
 class Interrupted(Case):
@@ -380,6 +447,10 @@ WRONG = [  # --set, words of the message
     ("train.kfac.damping=-5", "kfac.damping"), ("train.kfac.damping_factor=0", "damping_factor"),
     ("prior.lean=0", "prior.lean", "positive"), ("prior.trust=-1", "prior.trust"),
     ("prior.ramp=2", "prior.ramp"), ("prior.hold=-1", "prior.hold"),
+    ("prior.settle=4", "prior.settle", "4", "none"), ("seeds=20000", "seeds", "10000", "20000"),
+    ("controls=['map', 'map']", "controls", "map", "twice"),
+    ("prior.type='diagonal-gaussian'", "diagonal-gaussian", "one precision per block"),
+    ("prior.update=mackay", "--set prior.update=mackay"),
     ("network.input=[3, 32, 32]", "network.input", "[1, 32, 32]", "[3, 32, 32]"),
     ("network.inputs=[1]", "inputs", '"input"'), ("network.layer=[]", "layer", "at least one"),
     ("network.layer=[{type='lineer', out='classes'}]", "layer[0]", "lineer", '"linear"'),
