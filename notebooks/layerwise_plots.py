@@ -115,7 +115,7 @@ def plot_precisions(axes, runs):
 
 def plot_evidence(ax, runs):
     """log q / N over epochs on a logarithmic axis that points up: the less is missing, the higher.
-    Checks of spec 06: a full dot where they pass, a cross where they do not."""
+    A full dot where the checks of the evidence pass, a cross where they do not."""
     drawn = False
     for run in runs:
         for member in reversed(run.members):

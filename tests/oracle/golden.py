@@ -72,7 +72,7 @@ def softmax_root():
     for j in range(len(p) - 1):
         S[j, j] = (p[j] * q[j] / before[j]).sqrt()
         S[j + 1:, j] = -p[j + 1:] * (p[j] / (before[j] * q[j])).sqrt()
-    report("spec 05 3.1 closed root, largest error", (S @ S.T - fisher).abs().max(),
+    report("closed root of rank C - 1, largest error", (S @ S.T - fisher).abs().max(),
            "0.000000000000000")
 
 
