@@ -225,8 +225,8 @@ TEST_CASE("combinations that are not defined are refused", "[laplace]") {
   grouped->train();
   CHECK_THROWS_WITH(fit_curvature(*grouped, Softmax(), data, {}), Contains("dropout"));
   grouped->eval();
-  const auto coupled = network_of(
-      "input = [2]\nlayer = [{ type = 'linear', out = 3 }, { type = 'batchnorm' }]");
+  const auto coupled =
+      network_of("input = [2]\nlayer = [{ type = 'linear', out = 3 }, { type = 'batchnorm' }]");
   coupled->train();
   CHECK_THROWS_WITH(
       fit_curvature(*coupled, Softmax(), {random_tensor({4, 2}, 2), random_labels(4, 3, 3)}, {}),
