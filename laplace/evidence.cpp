@@ -181,8 +181,8 @@ std::vector<EntryTest> entry_tests(Layer& network, const Likelihood& likelihood,
   std::vector<EntryTest> out;
   for (size_t m = 0; m < kron->blocks().size(); ++m) {
     const auto& f = kron->factors()[m];
-    const auto h = likelihood.curvature_scale() * f.correction;  // no temperature: g has none
-    const auto lambda = h * f.b.values.unsqueeze(2) * f.a.values.unsqueeze(1);
+    const auto lambda =
+        likelihood.curvature_scale() * f.eigenvalues();  // no temperature: g has none
     const auto g = gradient.blocks[m].to(torch::kFloat64);
     const auto rotated = f.b.basis.to(torch::kFloat64)
                              .transpose(1, 2)
@@ -191,7 +191,7 @@ std::vector<EntryTest> entry_tests(Layer& network, const Likelihood& likelihood,
     EntryTest test;
     test.name = kron->blocks()[m]->name;
     test.gradient_squared = g.square().sum().item<double>();
-    test.fisher_trace = h * (f.a.traces() * f.b.traces()).sum().item<double>();
+    test.fisher_trace = lambda.sum().item<double>();
     const auto squares = rotated.square();
     const auto outside = std::max(0.0, test.gradient_squared - squares.sum().item<double>());
     const auto gain = [&](double log_delta) {

@@ -47,27 +47,74 @@ void for_each_chunk(Layer& network, const Samples& data, int64_t batch, const Pe
   }
 }
 
+/// Samples by falling number of columns, so that a chunk's samples need about the same.
+struct RankedSamples {
+  Samples data;
+  std::vector<int64_t> ranks;  // falling
+  double dropped = 0;
+};
+
+RankedSamples rank_samples(Layer& network, const Likelihood& likelihood, const Samples& data,
+                           const CurvatureOptions& options) {
+  torch::NoGradGuard no_grad;
+  std::vector<Tensor> parts;
+  for (int64_t begin = 0; begin < data.count(); begin += options.batch) {
+    const auto x = data.x.narrow(0, begin, std::min(options.batch, data.count() - begin));
+    const auto root = likelihood.ranked_root(network.forward(x));
+    parts.push_back(root.square().sum(2).to(torch::kFloat64));  // [R, n]
+  }
+  const auto weights = torch::cat(parts, 1);
+  const auto allowed = options.rank_tolerance * weights.sum().item<double>() /
+                       static_cast<double>(std::max<int64_t>(1, data.count()));
+  const auto tails = weights.flip(0).cumsum(0).flip(0);  // what leaving out columns r... costs
+  const auto ranks = std::get<0>((tails > allowed).sum(0).sort(0, /*descending=*/true));
+  const auto order = (tails > allowed).sum(0).argsort(/*stable=*/true, 0, /*descending=*/true);
+  RankedSamples out;
+  out.data = {data.x.index_select(0, order), data.y.index_select(0, order), data.total};
+  const auto* r = ranks.data_ptr<int64_t>();
+  out.ranks.assign(r, r + ranks.numel());
+  double kept = 0;  // a chunk keeps as many columns as its first sample needs
+  const auto sums = weights.cumsum(0).index_select(1, order);
+  for (int64_t i = 0; i < data.count(); ++i) {
+    const auto columns = std::max<int64_t>(1, out.ranks[i / options.batch * options.batch]);
+    kept += sums[columns - 1][i].item<double>();
+  }
+  const auto total = weights.sum().item<double>();
+  out.dropped = total > 0 ? std::max(0.0, 1 - kept / total) : 0;
+  return out;
+}
+
 /// Visits each listed block of a backward pass of the Fisher's columns; also sums the likelihood.
 template <class Visit>
-void fisher_pass(Layer& network, const Likelihood& likelihood, const Samples& data,
+void fisher_pass(Layer& network, const Likelihood& likelihood, const Samples& given,
                  const CurvatureOptions& options, const Index& index, Fit& fit,
                  const Visit& visit) {
-  for_each_chunk(network, data, options.batch,
-                 [&](const Tape& tape, const Tensor& f, const Tensor& y, int64_t begin) {
-                   fit.log_likelihood +=
-                       likelihood.log_density(f, y).sum(torch::kFloat64).template item<double>();
-                   fit.normaliser +=
-                       likelihood.normaliser(f).sum(torch::kFloat64).template item<double>();
-                   const auto columns = likelihood.columns(options.fisher, f, y, options.mc_samples,
-                                                           options.stream, begin);
-                   network.backward(
-                       columns, tape,
-                       [&](const Block& block, const Tensor& x, const Tensor& g) {
-                         const auto m = index(block);
-                         if (m >= 0) visit(static_cast<size_t>(m), x, g);
-                       },
-                       false);
-                 });
+  const bool ranked = options.rank_tolerance > 0 && options.fisher == Fisher::kExact;
+  RankedSamples order;
+  if (ranked) order = rank_samples(network, likelihood, given, options);
+  const auto& data = ranked ? order.data : given;
+  fit.dropped = order.dropped;
+  double columns_sum = 0;
+  for_each_chunk(
+      network, data, options.batch,
+      [&](const Tape& tape, const Tensor& f, const Tensor& y, int64_t begin) {
+        fit.log_likelihood +=
+            likelihood.log_density(f, y).sum(torch::kFloat64).template item<double>();
+        fit.normaliser += likelihood.normaliser(f).sum(torch::kFloat64).template item<double>();
+        const auto columns = ranked ? likelihood.ranked_root(f).narrow(
+                                          0, 0, std::max<int64_t>(1, order.ranks[begin]))
+                                    : likelihood.columns(options.fisher, f, y, options.mc_samples,
+                                                         options.stream, begin);
+        columns_sum += static_cast<double>(columns.size(0) * columns.size(1));
+        network.backward(
+            columns, tape,
+            [&](const Block& block, const Tensor& x, const Tensor& g) {
+              const auto m = index(block);
+              if (m >= 0) visit(static_cast<size_t>(m), x, g);
+            },
+            false);
+      });
+  fit.columns = columns_sum / static_cast<double>(std::max<int64_t>(1, data.count()));
   fit.log_likelihood *= data.weight();
   fit.normaliser *= data.weight();
 }
@@ -117,8 +164,9 @@ void add_kron(KronSums& sums, const Block& block, const Tensor& x, const Tensor&
               const CurvatureOptions& options, int64_t samples) {
   const auto shape = block.value().sizes().vec();  // of a temporary
   const auto sharing = block_sharing(block, options);
-  if (options.correction == Correction::kTrace || shape[1] * shape[2] == 1)
-    sums.trace += gradient_trace(block, x, g);
+  const bool corrected =
+      options.correction == Correction::kTrace && options.structure == Structure::kKron;
+  if (corrected || shape[1] * shape[2] == 1) sums.trace += gradient_trace(block, x, g);
   if (shape[1] * shape[2] == 1) {  // one weight per group: the exact number is its own factor
     sums.b.add_gram(squared_gradients(block, x, g));
     sums.a.add_gram(torch::full({shape[0], 1, 1}, static_cast<double>(g.size(1)), torch::kFloat64));
@@ -158,9 +206,9 @@ void add_kron(KronSums& sums, const Block& block, const Tensor& x, const Tensor&
   }
 }
 
-std::shared_ptr<Curvature> finish_kron(const std::vector<const Block*>& blocks,
-                                       const std::vector<KronSums>& sums, const Samples& data,
-                                       const CurvatureOptions& options) {
+std::shared_ptr<KronCurvature> finish_kron(const std::vector<const Block*>& blocks,
+                                           const std::vector<KronSums>& sums, const Samples& data,
+                                           const CurvatureOptions& options) {
   std::vector<KronFactor> factors(blocks.size());
   std::vector<double> ratios(blocks.size(), std::numeric_limits<double>::quiet_NaN());
   const auto n = static_cast<double>(data.count());
@@ -173,19 +221,45 @@ std::shared_ptr<Curvature> finish_kron(const std::vector<const Block*>& blocks,
     if (!std::isfinite(kron_trace))
       throw NumericalError(
           fmt::format("{}: the curvature factors are not finite", blocks[m]->name));
-    if (options.correction == Correction::kTrace && trace > 0 && kron_trace > 0) {
+    if (options.correction == Correction::kTrace && options.structure == Structure::kKron &&
+        trace > 0 && kron_trace > 0) {
       ratios[m] = kron_trace / trace;
       factor.correction = trace / kron_trace;
     }
   }
   auto total = data.total > 0 ? data.total : data.count();
   auto kron = std::make_shared<KronCurvature>(blocks, std::move(factors), std::move(ratios), total);
-  kron->decompose(options.bases, options.eigen_type);
+  kron->decompose(options.bases || options.structure == Structure::kEkfac, options.eigen_type);
   return kron;
 }
 
+/// A second pass with the same columns, seen in the bases of the first.
+std::vector<Tensor> ekfac_spectra(Layer& network, const Likelihood& likelihood, const Samples& data,
+                                  const CurvatureOptions& options, const Index& index,
+                                  const KronCurvature& kron) {
+  const auto& blocks = kron.blocks();
+  std::vector<Tensor> spectra(blocks.size());
+  Fit counted;  // the likelihood, summed a second time
+  fisher_pass(network, likelihood, data, options, index, counted,
+              [&](size_t m, const Tensor& x, const Tensor& g) {
+                const auto& f = kron.factors()[m];
+                const auto type = g.scalar_type();
+                const auto squares =
+                    squared_gradients(*blocks[m], x, g, f.b.basis.to(type), f.a.basis.to(type));
+                spectra[m] = spectra[m].defined() ? spectra[m] + squares : squares;
+              });
+  for (auto& spectrum : spectra) spectrum *= data.weight();
+  return spectra;
+}
+
 void expect_defined(const std::vector<const Block*>& blocks, const CurvatureOptions& options) {
-  if (options.bias != BiasCurvature::kExpand || options.structure != Structure::kKron) return;
+  if (options.structure == Structure::kEkfac && options.sharing == Sharing::kReduce)
+    throw UsageError(
+        "structure ekfac takes the basis of sharing = expand: that of reduce is not unique where "
+        "its factors are singular");
+  const bool is_kron =
+      options.structure == Structure::kKron || options.structure == Structure::kEkfac;
+  if (options.bias != BiasCurvature::kExpand || !is_kron) return;
   if (options.sharing == Sharing::kReduce)
     throw UsageError("bias = expand cannot be combined with sharing = reduce: use bias = exact");
   for (const auto* block : blocks) {
@@ -253,7 +327,8 @@ Fit fit_curvature(Layer& network, const Likelihood& likelihood, const Samples& d
   const auto start = Clock::now();
   const auto total = data.total > 0 ? data.total : data.count();
   switch (options.structure) {
-    case Structure::kKron: {
+    case Structure::kKron:
+    case Structure::kEkfac: {
       std::vector<KronSums> sums(blocks.size());
       fisher_pass(network, likelihood, data, options, index, fit,
                   [&](size_t m, const Tensor& x, const Tensor& g) {
@@ -261,8 +336,14 @@ Fit fit_curvature(Layer& network, const Likelihood& likelihood, const Samples& d
                   });
       fit.seconds_pass = seconds_since(start);
       const auto eigen_start = Clock::now();
-      fit.curvature = finish_kron(blocks, sums, data, options);
+      auto kron = finish_kron(blocks, sums, data, options);
       fit.seconds_eigen = seconds_since(eigen_start);
+      if (options.structure == Structure::kEkfac) {
+        const auto again = Clock::now();
+        kron->set_spectra(ekfac_spectra(network, likelihood, data, options, index, *kron));
+        fit.seconds_pass += seconds_since(again);
+      }
+      fit.curvature = std::move(kron);
       break;
     }
     case Structure::kDiag: {

@@ -26,7 +26,7 @@ struct Samples {
   }
 };
 
-enum class Structure { kKron, kDiag, kFull, kLastLayer };
+enum class Structure { kKron, kEkfac, kDiag, kFull, kLastLayer };
 enum class Correction { kTrace, kNone };
 enum class BiasCurvature {
   kExact,   ///< sums over positions first: the exact block
@@ -46,9 +46,14 @@ struct CurvatureOptions {
   Correction correction = Correction::kTrace;
   BiasCurvature bias = BiasCurvature::kExact;
   Positions positions = Positions::kSelected;
-  int64_t batch = 250;        ///< samples per chunk; results do not depend on it
-  Stream stream = Stream(0);  ///< of the Monte Carlo labels
-  bool bases = true;          ///< eigenvectors, for all but the evidence
+  int64_t batch = 250;  ///< samples per chunk; results do not depend on it
+  /// Exact Fisher only: each sample keeps the fewest columns of its root that leave out at most
+  /// this part of the mean trace of Lambda. Confident samples keep one or none of C - 1, so a
+  /// trained network's fit is several times cheaper; what is left out is positive, so the factors
+  /// are too small by at most that part (Fit::dropped). 0: all columns.
+  double rank_tolerance = 0;
+  Stream stream = Stream(0);                       ///< of the Monte Carlo labels
+  bool bases = true;                               ///< eigenvectors, for all but the evidence
   torch::ScalarType eigen_type = torch::kFloat64;  ///< arithmetic of the decomposition
 };
 
@@ -57,6 +62,8 @@ struct Fit {
   std::shared_ptr<Curvature> curvature;
   double log_likelihood = 0;  ///< sum over the data set, nats (rescaled for a subset)
   double normaliser = 0;      ///< the part a temperature does not divide
+  double dropped = 0;         ///< part of sum tr Lambda that rank_tolerance left out
+  double columns = 0;         ///< backward passes per sample, mean
   double seconds_pass = 0, seconds_eigen = 0;
 };
 

@@ -23,35 +23,59 @@ double scalar_precision(const Tensor& precision, const Block& block) {
 
 }  // namespace
 
-SpectralSums spectral_sums(const KronFactor& factor, double scale, double precision,
-                           bool with_log) {
+Tensor KronFactor::eigenvalues() const {
+  if (spectrum.defined()) return spectrum;
+  return correction * b.values.unsqueeze(2) * a.values.unsqueeze(1);
+}
+
+namespace {
+
+/// Calls row(r, lambda, products): `products` says whether lambda[j] has still to be multiplied by
+/// it (Kronecker: ascending a.values) or stands for itself (EKFAC: factor 1, no order).
+template <class Row>
+void for_each_row(const KronFactor& factor, const Row& row) {
   const auto alpha = factor.a.values.contiguous(), beta = factor.b.values.contiguous();
+  const auto spectrum = factor.spectrum.defined() ? factor.spectrum.contiguous() : Tensor();
   const auto groups = alpha.size(0), inputs = alpha.size(1), outputs = beta.size(1);
-  const double c = scale * factor.correction / precision;
-  const int64_t rows = groups * outputs;
-  std::vector<SpectralSums> sums(rows);  // one per row, added in fixed order below
   const auto* pa = alpha.data_ptr<double>();
   const auto* pb = beta.data_ptr<double>();
-  at::parallel_for(0, rows, std::max<int64_t>(1, 20000 / std::max<int64_t>(inputs, 1)),
+  const auto* ps = spectrum.defined() ? spectrum.data_ptr<double>() : nullptr;
+  at::parallel_for(0, groups * outputs, std::max<int64_t>(1, 20000 / std::max<int64_t>(inputs, 1)),
                    [&](int64_t begin, int64_t end) {
-                     for (int64_t row = begin; row < end; ++row) {
-                       const double* a = pa + (row / outputs) * inputs;
-                       const double b = c * pb[row];
-                       SpectralSums s;
-                       // Ascending: from the largest down, until nothing counts.
-                       for (int64_t j = inputs - 1; j >= 0; --j) {
-                         const double ratio = b * a[j];
-                         if (ratio < kNegligible) break;
-                         const double r = ratio / (1 + ratio);
-                         s.effective += r;
-                         s.slope += r / (1 + ratio);
-                         if (with_log) s.log1p += std::log1p(ratio);
-                       }
-                       sums[row] = s;
-                     }
+                     for (int64_t r = begin; r < end; ++r)
+                       if (ps)
+                         row(r, ps + r * inputs, 1.0);
+                       else
+                         row(r, pa + (r / outputs) * inputs, factor.correction * pb[r]);
                    });
+}
+
+}  // namespace
+
+SpectralSums spectral_sums(const KronFactor& factor, double scale, double precision,
+                           bool with_log) {
+  const auto inputs = factor.a.values.size(1);
+  const bool ascending = !factor.spectrum.defined();
+  std::vector<SpectralSums> sums(factor.a.values.size(0) * factor.b.values.size(1));
+  for_each_row(factor, [&](int64_t r, const double* lambda, double times) {
+    const double c = scale * times / precision;
+    SpectralSums s;
+    // Ascending: from the largest down, until nothing counts.
+    for (int64_t j = inputs - 1; j >= 0; --j) {
+      const double ratio = c * lambda[j];
+      if (ratio < kNegligible) {
+        if (ascending) break;
+        continue;
+      }
+      const double share = ratio / (1 + ratio);
+      s.effective += share;
+      s.slope += share / (1 + ratio);
+      if (with_log) s.log1p += std::log1p(ratio);
+    }
+    sums[r] = s;
+  });
   SpectralSums total;
-  for (const auto& s : sums) {
+  for (const auto& s : sums) {  // in fixed order
     total.effective += s.effective;
     total.slope += s.slope;
     total.log1p += s.log1p;
@@ -61,34 +85,26 @@ SpectralSums spectral_sums(const KronFactor& factor, double scale, double precis
 
 ModeSums mode_sums(const KronFactor& factor, const ModeCurve& curve, double scale,
                    double precision) {
-  const auto alpha = factor.a.values.contiguous(), beta = factor.b.values.contiguous();
+  const auto inputs = factor.a.values.size(1);
   const auto squares = curve.squares.contiguous();
-  const auto groups = alpha.size(0), inputs = alpha.size(1), outputs = beta.size(1);
-  const int64_t rows = groups * outputs;
-  std::vector<ModeSums> sums(rows);  // one per row, added in fixed order below
-  const auto* pa = alpha.data_ptr<double>();
-  const auto* pb = beta.data_ptr<double>();
   const auto* ps = squares.data_ptr<double>();
-  at::parallel_for(0, rows, std::max<int64_t>(1, 20000 / std::max<int64_t>(inputs, 1)),
-                   [&](int64_t begin, int64_t end) {
-                     for (int64_t row = begin; row < end; ++row) {
-                       const double* a = pa + (row / outputs) * inputs;
-                       const double* square = ps + row * inputs;
-                       const double b = scale * factor.correction * pb[row];
-                       double norm = 0, cubes = 0;
+  std::vector<ModeSums> sums(factor.a.values.size(0) * factor.b.values.size(1));
+  for_each_row(factor, [&](int64_t row, const double* lambda, double times) {
+    const double* square = ps + row * inputs;
+    const double b = scale * times;
+    double norm = 0, cubes = 0;
 #pragma omp simd reduction(+ : norm, cubes)
-                       for (int64_t j = 0; j < inputs; ++j) {
-                         const double r = 1 / (b * a[j] + precision);
-                         const double t = square[j] * r * r;
-                         norm += t;
-                         cubes += t * r;
-                       }
-                       sums[row] = {norm, -2 * precision * cubes};
-                     }
-                   });
+    for (int64_t j = 0; j < inputs; ++j) {
+      const double r = 1 / (b * lambda[j] + precision);
+      const double t = square[j] * r * r;
+      norm += t;
+      cubes += t * r;
+    }
+    sums[row] = {norm, -2 * precision * cubes};
+  });
   const double outside = curve.outside / (precision * precision);
   ModeSums total{outside, -2 * outside};
-  for (const auto& s : sums) {
+  for (const auto& s : sums) {  // in fixed order
     total.norm += s.norm;
     total.slope += s.slope;
   }
@@ -120,9 +136,19 @@ std::vector<LogDet> KronCurvature::log_det(const Precisions& precisions) const {
   return out;
 }
 
-Tensor KronCurvature::eigenvalues(size_t m) const {
-  const auto& f = factors_[m];
-  return (scale_ * f.correction) * f.b.values.unsqueeze(2) * f.a.values.unsqueeze(1);
+std::string_view KronCurvature::structure() const {
+  return !factors_.empty() && factors_.front().spectrum.defined() ? "ekfac" : "kron";
+}
+
+void KronCurvature::set_spectra(std::vector<Tensor> spectra) {
+  for (size_t m = 0; m < factors_.size(); ++m) {
+    auto& f = factors_[m];
+    const auto product = (f.a.traces() * f.b.traces()).sum().item<double>();
+    const auto exact = spectra[m].sum().item<double>();
+    if (exact > 0 && product > 0) trace_ratios_[m] = product / exact;
+    f.correction = 1;
+    f.spectrum = std::move(spectra[m]);
+  }
 }
 
 // With complete bases  P^s G = U_B [(lambda + d)^s o (U_B^T G U_A)] U_A^T; otherwise the directions

@@ -5,6 +5,9 @@
 //
 // c_m is the trace correction: expand-KFAC misstates the curvature of convolutions by up to a
 // factor of 50, differently per pathway; one exact number per block repairs it. c_m = 1 without it.
+// EKFAC (George et al. 2018) repairs every eigenvalue: in the basis U_B (x) U_A the diagonal is
+//   s_ij = sum_{n,r} (U_B^T G_nr U_A)_ij^2,
+// the best one in Frobenius norm for that basis.
 #pragma once
 
 #include "laplace/curvature.h"
@@ -12,12 +15,16 @@
 
 namespace evariste {
 
-/// One block: eigenvalues lambda[q,i,j] = correction * b.values[q,i] * a.values[q,j].
+/// One block: eigenvalues lambda[q,i,j] = correction * b.values[q,i] * a.values[q,j], or those of
+/// EKFAC.
 struct KronFactor {
   SymmetricFactor a;  ///< input side, dimension J
   SymmetricFactor b;  ///< output side, dimension O
   double correction = 1.0;
+  Tensor spectrum;  ///< EKFAC: the eigenvalues themselves, [Q, k_B, k_A] float64; else undefined
 
+  /// lambda [Q, k_B, k_A] without the scale h.
+  Tensor eigenvalues() const;
   /// Bases span the whole space on both sides.
   bool is_complete() const { return a.is_complete() && b.is_complete(); }
 };
@@ -30,7 +37,7 @@ struct SpectralSums {
 };
 
 /// `with_log` = false leaves log1p at 0, five times faster. scale multiplies every lambda.
-/// Cost O(number of eigenvalue products above 1e-17 delta); the sum has a fixed order.
+/// Cost O(number of eigenvalues above 1e-17 delta; EKFAC: all); the sum has a fixed order.
 SpectralSums spectral_sums(const KronFactor& factor, double scale, double precision,
                            bool with_log = true);
 
@@ -82,12 +89,14 @@ class KronCurvature : public Curvature {
   Tensor output_covariance(const std::vector<Visit>& visits,
                            const Precisions& precisions) const override;
   bool takes_entry_precisions() const override { return false; }
-  std::string_view structure() const override { return "kron"; }
+  std::string_view structure() const override;
+
+  /// h lambda over the eigenbasis of a block, [Q, k_B, k_A].
+  Tensor eigenvalues(size_t block) const { return scale_ * factors_[block].eigenvalues(); }
+  /// From now on EKFAC: one spectrum per block, whose sum is the exact trace.
+  void set_spectra(std::vector<Tensor> spectra);
 
  private:
-  /// h lambda over the eigenbasis, [Q, k_B, k_A]
-  Tensor eigenvalues(size_t block) const;
-
   std::vector<KronFactor> factors_;
 };
 

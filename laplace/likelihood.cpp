@@ -123,6 +123,12 @@ Tensor Softmax::hessian_root(const Tensor& f) const {
                              diagonal.t().unsqueeze(2), torch::zeros_like(root));
 }
 
+Tensor Softmax::ranked_root(const Tensor& f) const {
+  const auto [sorted, classes] = f.sort(1, /*descending=*/true);
+  const auto root = hessian_root(sorted);  // rows in the order of `classes`
+  return torch::empty_like(root).scatter_(2, classes.unsqueeze(0).expand_as(root), root);
+}
+
 Tensor Softmax::sampled_scores(const Tensor& f, int64_t draws, const Stream& stream,
                                int64_t first) const {
   const auto p = f.softmax(1);

@@ -32,6 +32,9 @@ class Likelihood {
   virtual Tensor hessian(const Tensor& f) const = 0;
   /// Columns [R, n, C] with sum_r s_r s_r^T = curvature_scale()^-1 Lambda.
   virtual Tensor hessian_root(const Tensor& f) const = 0;
+  /// A root whose first columns hold as much of each sample's Lambda as they can in closed form:
+  /// softmax takes the classes by falling probability. The same number of columns.
+  virtual Tensor ranked_root(const Tensor& f) const { return hessian_root(f); }
   /// A label drawn from p(. | f_n) for each of `draws`, its score / sqrt(draws): [S, n, C], in the
   /// units of hessian_root. The draw of sample `first + i` depends on (stream, first + i) only.
   virtual Tensor sampled_scores(const Tensor& f, int64_t draws, const Stream& stream,
@@ -66,6 +69,7 @@ class Softmax : public Likelihood {
   Tensor score(const Tensor& f, const Tensor& y) const override;
   Tensor hessian(const Tensor& f) const override;
   Tensor hessian_root(const Tensor& f) const override;
+  Tensor ranked_root(const Tensor& f) const override;
   Tensor sampled_scores(const Tensor& f, int64_t draws, const Stream& stream,
                         int64_t first) const override;
   double baseline(const Tensor& y, int64_t outputs) const override;

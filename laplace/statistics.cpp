@@ -28,6 +28,13 @@ Positions positions_of(const Block& block, const Tensor& x, const Tensor& g) {
   return p;
 }
 
+/// Features and cotangents as coordinates in the bases [Q, O, k_B] and [Q, J, k_A].
+void rotate(Positions& p, const Tensor& basis_b, const Tensor& basis_a) {
+  if (basis_b.defined()) p.g = p.g.matmul(basis_b.unsqueeze(1).unsqueeze(1));
+  if (basis_a.defined()) p.phi = p.phi.matmul(basis_a.unsqueeze(1));
+  p.outputs = p.g.size(4), p.inputs = p.phi.size(3);
+}
+
 /// Per-sample gradients of samples [begin, begin + count): [Q, R, count, O, J].
 Tensor tile_gradients(const Positions& p, int64_t begin, int64_t count) {
   const auto g = p.g.narrow(2, begin, count);                   // [Q, R, c, T, O]
@@ -70,8 +77,10 @@ Tensor sample_gradients(const Block& block, const Tensor& x, const Tensor& g) {
   return tile_gradients(p, 0, p.samples);
 }
 
-Tensor squared_gradients(const Block& block, const Tensor& x, const Tensor& g) {
-  const auto p = positions_of(block, x, g);
+Tensor squared_gradients(const Block& block, const Tensor& x, const Tensor& g,
+                         const Tensor& basis_b, const Tensor& basis_a) {
+  auto p = positions_of(block, x, g);
+  rotate(p, basis_b, basis_a);
   if (p.positions == 1) {
     const auto squares = p.g.squeeze(3).square().sum(1);  // [Q, n, O]
     return squares.transpose(1, 2).matmul(p.phi.squeeze(2).square()).to(torch::kFloat64);
@@ -106,8 +115,7 @@ double gradient_trace(const Block& block, const Tensor& x, const Tensor& g) {
 void add_output_covariance(const Block& block, const Tensor& x, const Tensor& g, const Tensor& s,
                            const Tensor& basis_b, const Tensor& basis_a, Tensor& out) {
   auto p = positions_of(block, x, g);
-  if (basis_b.defined()) p.g = p.g.matmul(basis_b.unsqueeze(1).unsqueeze(1));
-  if (basis_a.defined()) p.phi = p.phi.matmul(basis_a.unsqueeze(1));
+  rotate(p, basis_b, basis_a);
   if (p.positions == 1) {
     // w_i = sum_j s_ij phi_j^2, then g_c diag(w) g_d: no per-sample gradient is formed.
     const auto w = p.phi.squeeze(2).square().matmul(s.transpose(1, 2));  // [Q, n, O]

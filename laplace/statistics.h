@@ -22,8 +22,10 @@ Tensor output_factor(const Block& block, const Tensor& g, Sharing sharing);
 /// Per-sample gradients [Q, R, n, O, J]: memory R n P, so for tiles and for `full` only.
 Tensor sample_gradients(const Block& block, const Tensor& x, const Tensor& g);
 
-/// sum_{r,n} G o G, [Q, O, J] float64: the diagonal of the block. One GEMM of squares where T = 1.
-Tensor squared_gradients(const Block& block, const Tensor& x, const Tensor& g);
+/// sum_{r,n} (U_B^T G U_A) o (..), [Q, k_B, k_A] float64: the diagonal of the block in a basis,
+/// undefined bases standing for the identity. One GEMM of squares where T = 1.
+Tensor squared_gradients(const Block& block, const Tensor& x, const Tensor& g,
+                         const Tensor& basis_b = {}, const Tensor& basis_a = {});
 
 /// sum_{r,n} |G|^2_F: the exact trace of the block. Where T = 1 a product of norms; else by
 /// per-sample gradients or by the Gram form sum_{t,t'} (phi_t . phi_t')(g_t . g_t'), the cheaper.

@@ -66,6 +66,8 @@ void expect_values(const EvidenceOptions& o) {
     expect_positive(flag_name("prior_precision"), precision);
   if (o.prior_precision.empty())
     throw UsageError("--prior-precision: expected one value or one per block, found none");
+  expect(o.rank_tolerance >= 0 && o.rank_tolerance < 1, flag_name("rank_tolerance"),
+         "0 or more and below 1", o.rank_tolerance);
   expect_at_least(flag_name("mc_samples"), o.mc_samples, 1);
   expect_at_least(flag_name("prior_steps"), o.prior_steps, 1);
   expect_at_least(flag_name("draws"), o.draws, 1);
@@ -76,11 +78,21 @@ void expect_values(const EvidenceOptions& o) {
 
 void expect_combination(const EvidenceOptions& o, const CommandLine& line) {
   const bool is_regression = o.likelihood == "regression";
-  if (o.structure == "ekfac" || o.structure == "lowrank")
-    throw UsageError(fmt::format(
-        "--structure {} is not available in this version: use kron, diag, full or lastlayer",
-        o.structure));
-  if (o.structure != "kron")
+  if (o.structure == "lowrank")
+    throw UsageError(
+        "--structure lowrank is not available in this version: use kron, ekfac, diag, full or "
+        "lastlayer");
+  const bool is_kron = o.structure == "kron" || o.structure == "ekfac";
+  if (o.structure == "ekfac") {
+    if (o.sharing == "reduce")
+      throw UsageError(
+          "--sharing reduce has no unique basis for --structure ekfac: leave it out or use "
+          "--structure kron");
+    if (o.correction == "none")
+      throw UsageError(
+          "--correction none: --structure ekfac has the exact trace by definition, leave it out");
+  }
+  if (!is_kron)
     for (const auto& [key, value, of_factors] : {std::tuple("sharing", o.sharing, "reduce"),
                                                  {"positions", o.positions, "all"},
                                                  {"correction", o.correction, "none"},
@@ -91,10 +103,11 @@ void expect_combination(const EvidenceOptions& o, const CommandLine& line) {
             "{} {} says how Kronecker factors are made, which --structure {} does not have: "
             "leave it out or use --structure kron",
             flag_name(key), value, o.structure));
-  if (o.structure == "kron" && o.prior == "diagonal")
-    throw UsageError(
-        "--prior diagonal has one precision per entry, which --structure kron cannot be combined "
-        "with: use --structure diag or full, or --prior layerwise");
+  if (is_kron && o.prior == "diagonal")
+    throw UsageError(fmt::format(
+        "--prior diagonal has one precision per entry, which --structure {} cannot be combined "
+        "with: use --structure diag or full, or --prior layerwise",
+        o.structure));
   if (o.prior == "scalar" && o.prior_precision.size() > 1)
     throw UsageError(fmt::format("--prior scalar takes one --prior-precision, found {}",
                                  o.prior_precision.size()));
@@ -112,6 +125,7 @@ void expect_combination(const EvidenceOptions& o, const CommandLine& line) {
   };
   if (o.mc_samples != defaults.mc_samples && o.fisher != "mc")
     without("--mc-samples", "--fisher mc");
+  if (o.rank_tolerance > 0 && o.fisher != "exact") without("--rank-tolerance", "--fisher exact");
   if (o.noise != defaults.noise && !is_regression) without("--noise", "--likelihood regression");
   if (o.prior_steps != defaults.prior_steps && o.fit != "adam")
     without("--prior-steps", "--fit adam");
@@ -155,7 +169,8 @@ EvidenceRequest parse_evidence_request(int argc, char** argv) {
 
 CurvatureOptions curvature_options(const EvidenceOptions& o, const Stream& root, bool bases) {
   CurvatureOptions c;
-  c.structure = o.structure == "diag"        ? Structure::kDiag
+  c.structure = o.structure == "ekfac"       ? Structure::kEkfac
+                : o.structure == "diag"      ? Structure::kDiag
                 : o.structure == "full"      ? Structure::kFull
                 : o.structure == "lastlayer" ? Structure::kLastLayer
                                              : Structure::kKron;
@@ -163,6 +178,7 @@ CurvatureOptions curvature_options(const EvidenceOptions& o, const Stream& root,
              : o.fisher == "empirical" ? Fisher::kEmpirical
                                        : Fisher::kExact;
   c.mc_samples = o.mc_samples;
+  c.rank_tolerance = o.rank_tolerance;
   c.sharing = o.sharing == "reduce" ? Sharing::kReduce : Sharing::kExpand;
   c.correction = o.correction == "none" ? Correction::kNone : Correction::kTrace;
   c.bias = o.bias == "expand"  ? BiasCurvature::kExpand

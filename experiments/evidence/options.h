@@ -16,6 +16,7 @@ struct EvidenceOptions {
   std::string structure = "kron";
   std::string fisher = "exact";
   int64_t mc_samples = 1;
+  double rank_tolerance = 0;
   std::string sharing = "expand";
   std::string correction = "trace";
   std::string bias = "exact";
@@ -49,6 +50,8 @@ struct EvidenceOptions {
     field("fisher", fisher, "exact, labels drawn from the model, or the observed labels",
           {"exact", "mc", "empirical"});
     field("mc_samples", mc_samples, "labels drawn per sample with --fisher mc");
+    field("rank_tolerance", rank_tolerance,
+          "leave out columns of confident samples: at most this part of the output curvature");
     field("sharing", sharing, "positions as samples, or summed first", {"expand", "reduce"});
     field("correction", correction, "scale each Kronecker block to its exact trace",
           {"trace", "none"});

@@ -90,12 +90,14 @@ EvidencePlan plan_memory(const EvidenceOptions& options, EvidenceProblem& proble
   const auto cotangents = problem.test ? std::max(columns, outputs) : columns;
   int64_t chunk = batch * element * (sizes.entries + 2 * (cotangents + 1) * sizes.widest);
   int64_t curvature = 0, workspace = 0, parameters = 0, tile = 0;
-  const bool bases =
-      options.checks == "on" || problem.test || options.polish > 0 || !options.save.empty();
+  const bool is_kron = options.structure == "kron" || options.structure == "ekfac";
+  const bool bases = options.structure == "ekfac" || options.checks == "on" || problem.test ||
+                     options.polish > 0 || !options.save.empty();
   for (const auto& shape : block_shapes(options, network)) {
     parameters += shape.parameters();
     tile = std::max(tile, 2 * std::min(batch * cotangents * shape.parameters(), kTileEntries));
-    if (options.structure == "kron") {
+    if (is_kron) {
+      if (options.structure == "ekfac") curvature += 8 * shape.parameters();
       curvature += 8 * shape.q * (shape.j * shape.j + shape.o * shape.o) * (bases ? 2 : 1);
       const auto widest = std::max(shape.j, shape.o);
       workspace = std::max(workspace, 8 * 4 * shape.q * widest * widest);
@@ -147,7 +149,8 @@ double predict_seconds(const EvidenceOptions& options, EvidenceProblem& problem)
       flops += static_cast<double>(shape.q) * (o * o * o + j * j * j);
       parameters += static_cast<double>(shape.parameters());
     }
-    seconds += cubed * (options.structure == "kron" ? flops : parameters * parameters * parameters);
+    const bool is_kron = options.structure == "kron" || options.structure == "ekfac";
+    seconds += cubed * (is_kron ? flops : parameters * parameters * parameters);
   }
   return seconds * static_cast<double>(1 + options.polish);
 }

@@ -72,6 +72,8 @@ std::string evidence_json(const EvidenceOptions& options, const EvidenceProblem&
     json["test"] = test_json(*result.test, problem.likelihood->is_regression());
     json["test_function_variance"] = rows_json(result.test_function_variance);
   }
+  if (options.rank_tolerance > 0)
+    json["rank"] = {{"columns", result.fit.columns}, {"dropped", result.fit.dropped}};
   if (options.fit_noise == "on")
     json["noise"] = std::sqrt(1 / problem.likelihood->curvature_scale());
   json["seconds"] = {{"fit", result.seconds.fit},
@@ -103,6 +105,9 @@ std::string evidence_table(const EvidenceOptions& options, const EvidenceProblem
                       options.temperature == 1 ? "" : fmt::format("/{}", options.temperature),
                       e.log_det_ratio, e.scatter);
   text += fmt::format("effective dimension {:.4g}\n", e.effective_dimension());
+  if (options.rank_tolerance > 0)
+    text += fmt::format("columns per sample {:.3g}, dropped {:.2g} of the output curvature\n",
+                        result.fit.columns, result.fit.dropped);
   if (options.fit_noise == "on")
     text += fmt::format("noise {:.6g}\n", std::sqrt(1 / problem.likelihood->curvature_scale()));
   if (result.checks)

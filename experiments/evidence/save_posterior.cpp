@@ -120,6 +120,9 @@ void add_curvature(PosteriorRecord& out, const Curvature& curvature) {
       out.tensor(group, "b_basis", f.b.basis, {"group", "output", "b_rank"}, "eigenvectors of B");
       out.tensor(group, "a_values", f.a.values, {"group", "a_rank"}, "eigenvalues of A");
       out.tensor(group, "a_basis", f.a.basis, {"group", "input", "a_rank"}, "eigenvectors of A");
+      if (f.spectrum.defined())
+        out.tensor(group, "spectrum", f.spectrum, {"group", "b_rank", "a_rank"},
+                   "eigenvalues of EKFAC");
     }
   }
 }

@@ -10,12 +10,14 @@ struct RefreshConfig {
   int64_t every = 1, samples = 2000, draws = 1, checks_every = 5, check_samples = 500,
           check_draws = 4;
   int64_t final_samples = 0, final_draws = 1;
-  std::string fisher = "sketch", correction = "trace", final_fisher = "exact";
+  std::string structure = "kron", fisher = "sketch", correction = "trace", final_fisher = "exact";
 
   template <class Visitor>
   void visit(Visitor&& field) {
     field("every", every, "epochs between curvature refreshes");
     field("samples", samples, "training images a refresh looks at, rescaled to all; 0: all");
+    field("structure", structure,
+          "Kronecker factors, or EKFAC: their bases, every eigenvalue its own", {"kron", "ekfac"});
     field("fisher", fisher, "columns of the output Hessian",
           {"sketch", "exact", "mc", "empirical"});
     field("draws", draws, "columns per image of sketch and mc");

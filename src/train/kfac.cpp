@@ -131,9 +131,7 @@ void KfacStep::enter(const KronCurvature& curvature, const std::vector<double>& 
     part.basis_a = part.shape[2] > 1 ? f.a.basis.to(type) : Tensor();
     view(theta_, part).copy_(to_coordinates(part.block->value(), part));
     view(momentum_, part).copy_(to_coordinates(view(momentum_, part).clone(), part));
-    view(lambda_, part)
-        .copy_((curvature.scale() * f.correction) * f.b.values.unsqueeze(2) *
-               f.a.values.unsqueeze(1));
+    view(lambda_, part).copy_(curvature.eigenvalues(m));
     part.pull = precisions[m];
     part.in_layer = part.count >= kLargeBlock && part.shape[0] == 1 && part.basis_a.defined() &&
                     part.basis_b.defined() &&

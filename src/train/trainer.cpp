@@ -28,11 +28,14 @@ Tensor permutation(int64_t n, const Stream& stream) {
   return order;
 }
 
-/// The evidence that Kronecker factors give before their traces are corrected.
+/// The evidence that Kronecker factors give before their traces, or eigenvalues, are corrected.
 double plain_log_evidence(const Fit& fit, const Likelihood& likelihood, const Priors& priors) {
   const auto& kron = static_cast<const KronCurvature&>(*fit.curvature);
   auto factors = kron.factors();
-  for (auto& factor : factors) factor.correction = 1;
+  for (auto& factor : factors) {
+    factor.correction = 1;
+    factor.spectrum = Tensor();
+  }
   auto plain = fit;
   plain.curvature = std::make_shared<KronCurvature>(kron.blocks(), std::move(factors),
                                                     kron.trace_ratios(), kron.samples());
@@ -194,6 +197,7 @@ std::vector<double> Trainer::pulls() const {
 
 CurvatureOptions Trainer::refresh_options() const {
   CurvatureOptions options;
+  options.structure = config_.refresh.structure == "ekfac" ? Structure::kEkfac : Structure::kKron;
   options.fisher = fisher_named(config_.refresh.fisher);
   options.mc_samples = config_.refresh.draws;
   options.correction =
@@ -505,6 +509,7 @@ State Trainer::state() const {
       const auto key = "factor." + blocks_[m]->name;
       state[key + ".a_values"] = f.a.values, state[key + ".b_values"] = f.b.values;
       state[key + ".correction"] = torch::tensor(f.correction, torch::kFloat64);
+      if (f.spectrum.defined()) state[key + ".spectrum"] = f.spectrum;
       if (f.a.basis.defined())
         state[key + ".a_basis"] = f.a.basis, state[key + ".b_basis"] = f.b.basis;
     }
@@ -556,6 +561,7 @@ void Trainer::set_state(const State& state) {
       f.a.values = at(key + ".a_values"), f.b.values = at(key + ".b_values");
       f.a.basis = at(key + ".a_basis"), f.b.basis = at(key + ".b_basis");
       f.correction = at(key + ".correction").item<double>();
+      if (state.count(key + ".spectrum")) f.spectrum = at(key + ".spectrum");
     }
     auto kron = std::make_shared<KronCurvature>(
         std::vector<const Block*>(blocks_.begin(), blocks_.end()), std::move(factors),

@@ -47,7 +47,7 @@ struct LinearModel {
 TEST_CASE("at the mode of a linear model the decrement is 0 and there is no gap", "[checks]") {
   const LinearModel model;
   model.set(model.mode());
-  for (const auto structure : {Structure::kFull, Structure::kKron}) {
+  for (const auto structure : {Structure::kFull, Structure::kKron, Structure::kEkfac}) {
     CAPTURE(static_cast<int>(structure));
     // Kronecker curvature leaves out what weight and bias share; its own draws are narrower or
     // wider, so only the full curvature has no gap.

@@ -36,6 +36,14 @@ Tensor part_of(const Tensor& hessian, const Blocks& blocks, size_t block) {
 }
 
 Tensor dense_kron(const KronFactor& factor) {
+  if (factor.spectrum.defined()) {
+    std::vector<Tensor> groups;
+    for (int64_t q = 0; q < factor.spectrum.size(0); ++q) {
+      const auto basis = torch::kron(factor.b.basis[q], factor.a.basis[q]).to(torch::kFloat64);
+      groups.push_back((basis * factor.spectrum[q].flatten()).mm(basis.t()));
+    }
+    return torch::block_diag(groups);
+  }
   const auto a = factor.a.dense(), b = factor.b.dense();
   std::vector<Tensor> groups;
   for (int64_t q = 0; q < a.size(0); ++q)

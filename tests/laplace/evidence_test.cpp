@@ -81,7 +81,8 @@ TEST_CASE("the evidence of Bayesian linear regression is exact", "[evidence]") {
     for (const int64_t n : {4, 12}) {  // fewer samples than inputs, and more
       const auto x = random_tensor({n, 6}, 1), y = random_tensor({n, outputs}, 2);
       const auto network = linear_model(ridge(x, y, noise, precision));
-      for (const auto structure : {Structure::kFull, Structure::kKron, Structure::kLastLayer}) {
+      for (const auto structure :
+           {Structure::kFull, Structure::kKron, Structure::kEkfac, Structure::kLastLayer}) {
         CAPTURE(outputs, n, static_cast<int>(structure));
         const Gaussian likelihood(noise);
         const auto fit = fit_curvature(*network, likelihood, {x, y}, options_of(structure));
@@ -97,8 +98,8 @@ TEST_CASE("the evidence of Bayesian linear regression is exact", "[evidence]") {
 TEST_CASE("gradients in log delta are central differences, for every structure", "[evidence]") {
   const TwoLayers model;
   const std::vector<double> rho = {0.3, -0.7, 1.1, -0.2};
-  for (const auto structure :
-       {Structure::kKron, Structure::kDiag, Structure::kFull, Structure::kLastLayer}) {
+  for (const auto structure : {Structure::kKron, Structure::kEkfac, Structure::kDiag,
+                               Structure::kFull, Structure::kLastLayer}) {
     const auto options = options_of(structure);
     for (const double temperature : {1.0, 0.7}) {
       const auto e = model.evidence(options, 0.6, rho, temperature);
@@ -121,7 +122,8 @@ TEST_CASE("the gradient in log sigma is a central difference", "[evidence]") {
   const std::vector<double> rho = {0.3, -0.7, 1.1, -0.2};
   const auto f = model.network->forward(model.data.x);
   const auto squares = (model.data.y - f).square().sum().item<double>();
-  for (const auto structure : {Structure::kKron, Structure::kDiag, Structure::kFull}) {
+  for (const auto structure :
+       {Structure::kKron, Structure::kEkfac, Structure::kDiag, Structure::kFull}) {
     for (const double temperature : {1.0, 0.7}) {
       CAPTURE(static_cast<int>(structure), temperature);
       const auto value = [&](double log_noise) {
@@ -161,7 +163,8 @@ TEST_CASE("a temperature divides the data, not the normaliser of the noise", "[e
 
 TEST_CASE("blocks add up, and coupled structures say that they are coupled", "[evidence]") {
   const TwoLayers model;
-  for (const auto structure : {Structure::kKron, Structure::kDiag, Structure::kFull}) {
+  for (const auto structure :
+       {Structure::kKron, Structure::kEkfac, Structure::kDiag, Structure::kFull}) {
     const auto e = model.evidence(options_of(structure), 0.6, {0, 0, 0, 0});
     double ratio = 0, scatter = 0;
     for (const auto& block : e.blocks) {

@@ -43,12 +43,14 @@ TEST_CASE("the root of the Hessian squares to it, saturated or not", "[likelihoo
         for (const auto& logits : {f, saturated, -saturated, alternating}) {
           CAPTURE(likelihood->name(), classes, toString(type));
           const auto g = logits.to(type);
-          const auto root = likelihood->hessian_root(g);
-          CHECK(root.scalar_type() == type);
-          CHECK(at::isfinite(root).all().item<bool>());
-          const auto error = likelihood->curvature_scale() * squares(root) - likelihood->hessian(g);
-          CHECK(largest(error) <
-                likelihood->curvature_scale() * (type == torch::kFloat64 ? 2e-15 : 1e-6));
+          for (const auto& root : {likelihood->hessian_root(g), likelihood->ranked_root(g)}) {
+            CHECK(root.scalar_type() == type);
+            CHECK(at::isfinite(root).all().item<bool>());
+            const auto error =
+                likelihood->curvature_scale() * squares(root) - likelihood->hessian(g);
+            CHECK(largest(error) <
+                  likelihood->curvature_scale() * (type == torch::kFloat64 ? 2e-15 : 1e-6));
+          }
         }
       }
     }

@@ -35,9 +35,9 @@ TEST_CASE("the covariance of the outputs is J P^-1 J^T, for every layer and stru
     // Three samples leave thin bases in wide layers, forty complete ones.
     for (const int64_t n : {3, 40}) {
       const Samples data{example.inputs(n), random_labels(n, 3, 4)};
-      for (const auto structure :
-           {Structure::kKron, Structure::kDiag, Structure::kFull, Structure::kLastLayer}) {
-        if (n > 3 && structure != Structure::kKron) continue;
+      for (const auto structure : {Structure::kKron, Structure::kEkfac, Structure::kDiag,
+                                   Structure::kFull, Structure::kLastLayer}) {
+        if (n > 3 && structure != Structure::kKron && structure != Structure::kEkfac) continue;
         CAPTURE(example.type, example.title, n, static_cast<int>(structure));
         const auto fit = fit_curvature(*network, Softmax(), data, options_of(structure));
         fit.curvature->set_scale(0.8);
@@ -88,7 +88,8 @@ TEST_CASE("posterior draws have the covariance P^-1", "[predictive]") {
   randomise(*network, 1);
   const Samples data{random_tensor({6, 2}, 2), random_labels(6, 3, 4)};
   constexpr int64_t kDraws = 4000;
-  for (const auto structure : {Structure::kKron, Structure::kDiag, Structure::kFull}) {
+  for (const auto structure :
+       {Structure::kKron, Structure::kEkfac, Structure::kDiag, Structure::kFull}) {
     CAPTURE(static_cast<int>(structure));
     const auto fit = fit_curvature(*network, Softmax(), data, options_of(structure));
     const auto precisions = precisions_of(layerwise_priors(*fit.curvature, 0.4), *fit.curvature);

@@ -20,8 +20,8 @@ struct Model {
   }
 };
 
-const std::vector<Structure> kStructures = {Structure::kKron, Structure::kDiag, Structure::kFull,
-                                            Structure::kLastLayer};
+const std::vector<Structure> kStructures = {Structure::kKron, Structure::kEkfac, Structure::kDiag,
+                                            Structure::kFull, Structure::kLastLayer};
 
 Priors entrywise_priors(const Curvature& curvature) {
   Priors priors;

@@ -43,6 +43,12 @@ def option_sets(structure, likelihood, blocks, quick):
                 yield chosen
         yield {"positions": "all"}
         yield {"positions": "all", "sharing": "reduce", "correction": "none"}
+    if structure == "ekfac":  # its trace is exact: no correction
+        yield {"bias": "expand"}
+        yield {"bias": "joint"}
+        yield {"positions": "all"}
+        yield {"positions": "all", "bias": "joint"}
+        yield {"sharing": "reduce"}
     if structure != "lastlayer":
         yield {"prior_precision": tuple(0.5 + 0.25 * i for i in range(blocks))}
     if likelihood != "regression":
@@ -50,11 +56,11 @@ def option_sets(structure, likelihood, blocks, quick):
     if likelihood == "classification":
         yield {"predictive": "bridge", "prior_precision": (0.8,)}
     yield {"fisher": "empirical"}
-    if structure in ("kron", "diag"):
+    if structure in ("kron", "ekfac", "diag"):
         yield {"fit": "newton", "temperature": 0.8}
     if quick:
         return
-    if structure in ("kron", "diag"):
+    if structure in ("kron", "ekfac", "diag"):
         yield {"fit": "newton", "prior": "scalar", "prior_precision": (30.0,)}
     yield {"fisher": "empirical", "temperature": 1.7}
     yield {"prior": "scalar", "prior_precision": (2.5,)}
@@ -181,7 +187,8 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--evidence", required=True, help="the program, build/bin/evidence")
     parser.add_argument("--cases", nargs="+", help="names of make_cases.py; all of them by default")
-    parser.add_argument("--structures", nargs="+", default=["kron", "diag", "full", "lastlayer"])
+    parser.add_argument("--structures", nargs="+",
+                        default=["kron", "ekfac", "diag", "full", "lastlayer"])
     parser.add_argument("--quick", action="store_true", help="fewer option sets")
     parser.add_argument("--details", type=int, default=4, help="differences printed per run")
     args = parser.parse_args()

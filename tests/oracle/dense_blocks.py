@@ -3,6 +3,7 @@
 `Seen` holds outputs, Jacobians and, per layer and sample, the inputs a and output gradients g.
 `KronBlocks` builds B (x) A from them by definition, with the weight W [out, in] row-major, so that
 B is the slow index and A the fast one. A carries the 1/N, B is a sum over the data set.
+`EkfacBlocks` keeps the eigenvectors of these factors and takes the eigenvalues from the Jacobians.
 """
 
 import math
@@ -56,27 +57,30 @@ def patches(module, x):
     return F.unfold(x, kernel, dilation, 0, stride)[0].T
 
 
-def kept_positions(y):
-    """Positions (row-major in H W) of the phase of y [D, H, W] with the largest maximum entry."""
+def kept_positions(y, s):
+    """Positions (row-major in H W) of the phase of y [D, H, W] with the largest maximum entry; of
+    equal ones the first, columns before rows."""
     height, width = y.shape[1:]
     index = torch.arange(height * width).view(height, width)
     best = None
-    for i, j in ((0, 0), (1, 0), (0, 1), (1, 1)):
-        top = y[:, i::2, j::2].max().item()
+    for i, j in ((i, j) for j in range(s) for i in range(s)):
+        top = y[:, i::s, j::s].max().item()
         if best is None or top > best[0]:
-            best = (top, index[i::2, j::2].flatten())
+            best = (top, index[i::s, j::s].flatten())
     return best[1]
 
 
 def layers_of(module, prefix=""):
-    """[(module, prefix, followed by polyphase)] of all layers with parameters of their own."""
+    """[(module, prefix, stride of a polyphase layer behind or 0)] of all layers with parameters of
+    their own."""
     found = []
     children = list(module.named_children())
     chain = isinstance(module, nn.Sequential)
     for i, (name, child) in enumerate(children):
         after = children[i + 1][1] if chain and i + 1 < len(children) else None
         if any(True for _ in child.parameters(recurse=False)):
-            found.append((child, f"{prefix}{name}.", isinstance(after, evariste.Polyphase)))
+            found.append((child, f"{prefix}{name}.",
+                          after.stride if isinstance(after, evariste.Polyphase) else 0))
         found.extend(layers_of(child, f"{prefix}{name}."))
     return found
 
@@ -130,7 +134,7 @@ class Seen:
         if isinstance(module, (nn.Conv1d, nn.Conv2d)):
             a, g = patches(module, x), g.flatten(2).transpose(1, 2)
             if subsampled:
-                kept = kept_positions(y)
+                kept = kept_positions(y, subsampled)
         elif isinstance(module, nn.Linear):
             a, g = x.reshape(-1, x.shape[-1]), g.reshape(len(g), -1, g.shape[-1])
         elif isinstance(module, evariste.FC):
@@ -169,6 +173,21 @@ def square(g, curvature):
     return torch.einsum("co,cd,dp->op", g, curvature, g)
 
 
+@dataclass
+class Pair:
+    """The factors B [O, O] and A [I, I] of a part of a block, and `rows` [O, I]: the places in the
+    block of what they multiply."""
+
+    B: torch.Tensor
+    A: torch.Tensor
+    rows: torch.Tensor
+
+
+def lone(B):
+    """The pair of a block without an input factor."""
+    return Pair(B, torch.ones(1, 1, dtype=B.dtype), torch.arange(len(B)).unsqueeze(1))
+
+
 class KronBlocks:
     """The blocks of `--structure kron` of one network, each as a dense matrix."""
 
@@ -180,6 +199,23 @@ class KronBlocks:
 
     def matrices(self):
         """[(name, tensor names, [P, P])] in the order of the blocks."""
+        found = []
+        for name, tensors, pairs in self.blocks():
+            size = sum(pair.rows.numel() for pair in pairs)
+            matrix = torch.zeros(size, size, dtype=torch.float64)
+            for pair in pairs:
+                rows = pair.rows.flatten()
+                matrix[rows.unsqueeze(1), rows] = self.written_out(pair, tensors)
+            found.append((name, tensors, matrix))
+        return found
+
+    def written_out(self, pair, tensors):
+        """The dense matrix of one pair of the block of these tensors."""
+        del tensors
+        return kron(pair.B, pair.A)
+
+    def blocks(self):
+        """[(name, tensor names, [Pair])] in the order of the blocks."""
         blocks = []
         for layer, _, prefix in self.seen.layers:
             if isinstance(layer.module, evariste.FactoredFC):
@@ -197,6 +233,10 @@ class KronBlocks:
         if groups > 1 and opt.bias == "expand" and layer.bias:
             raise Refused("grouped convolution with --bias expand is refused")
         weights, bias = [], 0
+        out, width = layer.g[0].shape[2], layer.a[0].shape[1] // groups
+        index = torch.arange(out * width).view(out, width)
+        if joint:  # theta holds W first and b after it
+            index = torch.cat([index, out * width + torch.arange(out).unsqueeze(1)], 1)
         for q in range(groups):
             A, B = 0, 0
             for n in range(self.n):
@@ -212,7 +252,7 @@ class KronBlocks:
                     A = A + a.T @ a / self.n
                     B = B + sum(square(g[:, t], self.curvature[n]) for t in range(positions)) \
                         / positions
-            weights.append(kron(B, A))
+            weights.append(Pair(B, A, index.chunk(groups)[q]))
         for n in range(self.n):
             _, g = self._group(layer, n, 0, 1)
             if opt.bias == "expand":
@@ -220,15 +260,9 @@ class KronBlocks:
             else:
                 bias = bias + square(g.sum(1), self.curvature[n])
         if joint:
-            # Rows of [W | b] are (out, in + 1); theta holds W first and b after it.
-            out = layer.module.weight.shape[0]
-            matrix = torch.block_diag(*weights)
-            width = matrix.shape[0] // out
-            index = torch.arange(matrix.shape[0]).view(out, width)
-            order = torch.cat([index[:, :-1].flatten(), index[:, -1]])
-            return [(f"{layer.weight}+bias", [layer.weight, layer.bias], matrix[order][:, order])]
-        blocks = [(layer.weight, [layer.weight], torch.block_diag(*weights))]
-        return blocks + ([(layer.bias, [layer.bias], bias)] if layer.bias else [])
+            return [(f"{layer.weight}+bias", [layer.weight, layer.bias], weights)]
+        blocks = [(layer.weight, [layer.weight], weights)]
+        return blocks + ([(layer.bias, [layer.bias], [lone(bias)])] if layer.bias else [])
 
     def _group(self, layer, n, q, groups):
         a, g = layer.a[n], layer.g[n]
@@ -246,19 +280,20 @@ class KronBlocks:
         pixels, kept = math.prod(module.in_shape[1:]), math.prod(module.out_shape[1:])
         U = module.U.detach().view(out, channels, pixels)
         V = module.V.detach().view(kept, out, channels)
-        hu = torch.zeros(out, channels, pixels, out, channels, pixels, dtype=U.dtype)
-        hv = torch.zeros(kept, out, channels, kept, out, channels, dtype=U.dtype)
+        index_u = torch.arange(U.numel()).view(U.shape)
+        index_v = torch.arange(V.numel()).view(V.shape)
+        hu, hv = [], []
         bias_u, bias_v = (torch.zeros(n, n, dtype=U.dtype) for n in (out, kept))
         z = [torch.einsum("dcx,cx->cd", U, a) + module.bias_U.detach() for a in layer.a]
         gz = [torch.einsum("kdy,ydc->kcd", g, V) for g in layer.g]  # [C, C_in, D]
         for c in range(channels):
             B = sum(square(gz[n][:, c], self.curvature[n]) for n in range(self.n))
             A = sum(torch.outer(a[c], a[c]) for a in layer.a) / self.n
-            hu[:, c, :, :, c, :] = torch.einsum("dp,xw->dxpw", B, A)
+            hu.append(Pair(B, A, index_u[:, c]))
         for d in range(out):
             B = sum(square(layer.g[n][:, d], self.curvature[n]) for n in range(self.n))
             A = sum(torch.outer(z[n][:, d], z[n][:, d]) for n in range(self.n)) / self.n
-            hv[:, d, :, :, d, :] = torch.einsum("yw,ce->ycwe", B, A)
+            hv.append(Pair(B, A, index_v[:, d]))
         for n in range(self.n):
             if self.options.bias == "expand":
                 bias_u += sum(square(gz[n][:, c], self.curvature[n]) for c in range(channels))
@@ -266,10 +301,10 @@ class KronBlocks:
             else:
                 bias_u += square(gz[n].sum(1), self.curvature[n])
                 bias_v += square(layer.g[n].sum(1), self.curvature[n])
-        return [(f"{prefix}U", [f"{prefix}U"], hu.reshape(out * channels * pixels, -1)),
-                (f"{prefix}bias_U", [f"{prefix}bias_U"], bias_u),
-                (f"{prefix}V", [f"{prefix}V"], hv.reshape(kept * out * channels, -1)),
-                (f"{prefix}bias_V", [f"{prefix}bias_V"], bias_v)]
+        return [(f"{prefix}U", [f"{prefix}U"], hu),
+                (f"{prefix}bias_U", [f"{prefix}bias_U"], [lone(bias_u)]),
+                (f"{prefix}V", [f"{prefix}V"], hv),
+                (f"{prefix}bias_V", [f"{prefix}bias_V"], [lone(bias_v)])]
 
     def elementwise(self, layer):
         """Affine part of norms and the scalar layers, read off the Jacobian: of the scale the exact
@@ -283,7 +318,43 @@ class KronBlocks:
                              for n, g in enumerate(grads) for t in range(g.shape[2]))
             else:
                 matrix = torch.einsum("ncp,ncd,ndq->pq", J, self.curvature, J)
+            pairs = [lone(matrix)]
             if name != layer.bias:
-                matrix = torch.diag(matrix.diagonal())
-            blocks.append((name, [name], matrix))
+                pairs = [Pair(value.view(1, 1), torch.ones(1, 1, dtype=value.dtype),
+                              torch.tensor([[i]])) for i, value in enumerate(matrix.diagonal())]
+            blocks.append((name, [name], pairs))
         return blocks
+
+
+class EkfacBlocks(KronBlocks):
+    """The blocks of `--structure ekfac`: U diag(s) U^T per pair, with U = U_B (x) U_A of complete
+    bases of eigenvectors of the factors of KronBlocks, and
+        s_ij = sum_nk (U_B^T G_nk U_A)_ij^2,
+    G_nk the gradient of sample n in the pair's [O, I] along column k of the root of Lambda_n: the
+    diagonal of the exact block in the basis U. So the trace is exact, no correction applies, and a
+    block that KronBlocks has exact (a bias, a scalar, the scale of a norm) stays as it is. With
+    --bias expand a bias has the basis of its expanded factor, and s is exact in it.
+
+    U diag(s) U^T is unique where the eigenvalues are simple: each vector up to a sign, which s
+    squares. Where one repeats, vectors may mix, and s must be constant on what they span:
+    - 0, with fewer samples than inputs or a dead unit. A v = 0 is a_nt^T v = 0 for all n and t, so
+      G_nk v = sum_t g_nkt a_nt^T v = 0, and s = 0 in any basis; so too of B, as B v = 0 is
+      g_nkt^T v = 0. Factors of --sharing reduce have a larger null space, where s need not be 0:
+      they are refused.
+    - all of B of the last linear layer, or a block of its bias, under a Gaussian likelihood: there
+      G_nk = e_k a_n^T / sigma, and s_ij is the same for all i.
+    Any other repeated eigenvalue leaves the block undefined: cases must not have one."""
+
+    def __init__(self, seen, curvature, options):
+        super().__init__(seen, curvature, options)
+        if options.sharing == "reduce":
+            raise Refused("--sharing reduce with --structure ekfac is refused")
+
+    def written_out(self, pair, tensors):
+        rows = torch.cat([self.seen.rows[t] for t in tensors])[pair.rows]
+        G = self.seen.J[:, :, rows]  # [N, C, O, I]: before the root, sum_k G_nk^2 = G^T Lambda G
+        (_, U_B), (_, U_A) = torch.linalg.eigh(pair.B), torch.linalg.eigh(pair.A)
+        G = torch.einsum("oi,ncop,pj->ncij", U_B, G, U_A)
+        s = torch.einsum("ncij,ncd,ndij->ij", G, self.curvature, G)
+        U = kron(U_B, U_A)
+        return (U * s.flatten()) @ U.T

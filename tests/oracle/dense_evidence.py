@@ -4,7 +4,8 @@ Works from definitions only. One backward pass per sample and output gives the J
 J[n, c, :] and the gradients g at every layer's output; every structure is one dense matrix H, and
     log q = log p / tau - 1/2 (log|P| - log|P0| + theta' P0 theta),   P = H / tau + P0
 is evaluated with dense linear algebra. Kronecker blocks (dense_blocks.py) are written out as
-B (x) A at the rows of their tensor. Cost N C backward passes and D^3: a few hundred parameters.
+B (x) A at the rows of their tensor, those of ekfac as U diag(s) U^T. Cost N C backward passes and
+D^3: a few hundred parameters.
 
     python tests/oracle/dense_evidence.py --network net.toml --weights w.safetensors \
         --data train.safetensors --test test.safetensors --likelihood classification
@@ -25,9 +26,10 @@ from torch import nn
 for folder in (Path(__file__).resolve().parents[2] / "python", Path(__file__).resolve().parent):
     sys.path.insert(0, str(folder))
 import evariste  # noqa: E402
-from dense_blocks import KronBlocks, Refused, Seen, Undefined  # noqa: E402
+from dense_blocks import EkfacBlocks, KronBlocks, Refused, Seen, Undefined  # noqa: E402
 
 LOG_PRECISION_RANGE = (-10.0, 20.0)
+KRONECKER = {"kron": KronBlocks, "ekfac": EkfacBlocks}  # structures made of Kronecker factors
 
 
 @dataclass
@@ -35,14 +37,14 @@ class Options:
     """The flags of `evidence` that this script knows, with the program's defaults."""
 
     likelihood: str = "classification"  # regression, bernoulli
-    structure: str = "kron"  # diag, full, lastlayer
+    structure: str = "kron"  # ekfac, diag, full, lastlayer
     fisher: str = "exact"  # empirical
     sharing: str = "expand"  # reduce
     correction: str = "trace"  # none
     bias: str = "exact"  # expand, joint
     prior: str = "layerwise"  # scalar, diagonal
     prior_precision: tuple = (1.0,)
-    fit: str = "none"  # newton: the fixed point, for kron and diag
+    fit: str = "none"  # newton: the fixed point, for kron, ekfac and diag
     temperature: float = 1.0
     noise: float = 1.0
     predictive: str = "map"  # probit, bridge
@@ -127,14 +129,16 @@ class Case:
         """The blocks and H, dense over all of theta that the structure covers."""
         J, D = self.seen.J, len(self.theta)
         exact = torch.einsum("ncp,ncd,ndq->pq", J, curvature, J)
-        if options.structure == "kron":
+        if options.structure in KRONECKER:
             H, found = torch.zeros(D, D, dtype=torch.float64), []
-            for name, tensors, matrix in KronBlocks(self.seen, curvature, options).matrices():
-                rows = torch.cat([self.rows[t] for t in tensors])
-                trace, true = matrix.trace(), exact[rows, rows].sum()
-                ratio = (trace / true).item() if true > 0 else 1.0
-                if options.correction == "trace" and ratio > 0:
-                    matrix = matrix / ratio
+            structure = KRONECKER[options.structure](self.seen, curvature, options)
+            for name, tensors, matrix in structure.matrices():
+                rows, ratio = torch.cat([self.rows[t] for t in tensors]), None
+                if options.structure == "kron":
+                    trace, true = matrix.trace(), exact[rows, rows].sum()
+                    ratio = (trace / true).item() if true > 0 else 1.0
+                    if options.correction == "trace" and ratio > 0:
+                        matrix = matrix / ratio
                 H[rows.unsqueeze(1), rows] = matrix
                 found.append((Block(name, rows, matrix), ratio))
             return found, H
@@ -154,8 +158,8 @@ class Case:
     def evidence(self, options):
         """The object of `evidence --json`, without the keys that are not deterministic."""
         o = options
-        if o.structure == "kron" and o.prior == "diagonal":
-            raise Refused("--prior diagonal with --structure kron is refused")
+        if o.structure in KRONECKER and o.prior == "diagonal":
+            raise Refused(f"--prior diagonal with --structure {o.structure} is refused")
         curvature = output_curvature(o, self.seen.f, self.y)
         blocks, H = self.blocks(o, curvature)
         covered = torch.cat([b.rows for b, _ in blocks])
@@ -213,7 +217,7 @@ class Case:
     def _fixed_point(self, options, blocks):
         """delta = gamma(delta) / |theta|^2 per block, or for all together under a scalar prior: the
         derivative of -log q in log delta grows with it, so bisection between the clamps will do."""
-        if options.structure not in ("kron", "diag") or options.prior == "diagonal":
+        if options.structure not in (*KRONECKER, "diag") or options.prior == "diagonal":
             raise Undefined("--fit newton is solved here for separate blocks only")
         spectra = [torch.linalg.eigvalsh((b.curvature + b.curvature.T) / 2).clamp(min=0)
                    / options.temperature for b in blocks]
@@ -296,7 +300,7 @@ def main():
     parser.add_argument("--likelihood", default="classification",
                         choices=["classification", "regression", "bernoulli"])
     parser.add_argument("--structure", default="kron",
-                        choices=["kron", "diag", "full", "lastlayer"])
+                        choices=[*KRONECKER, "diag", "full", "lastlayer"])
     parser.add_argument("--fisher", default="exact", choices=["exact", "empirical"])
     parser.add_argument("--sharing", default="expand", choices=["expand", "reduce"])
     parser.add_argument("--correction", default="trace", choices=["trace", "none"])

@@ -1,11 +1,14 @@
 """tests/oracle/dense_evidence.py against closed forms and golden values: an oracle needs one too.
 Run: python tests/python/test_oracle.py"""
 
+import functools
+import json
 import math
 import sys
 import tempfile
 import unittest
 from pathlib import Path
+from unittest import mock
 
 import torch
 from safetensors.torch import save_file
@@ -16,6 +19,7 @@ import dense_evidence as dense  # noqa: E402
 import golden  # noqa: E402
 from dense_evidence import Case, Options, evariste  # noqa: E402
 from golden import ramp  # noqa: E402
+from make_cases import make_cases  # noqa: E402
 
 
 class Oracle(unittest.TestCase):
@@ -43,6 +47,18 @@ class Oracle(unittest.TestCase):
             layer.weight.copy_(ramp((3, 3), 0.5))
             layer.bias.copy_(ramp(3, 0.9))
         return self.case(nn.Sequential(layer), ramp((4, 3), 0.1), torch.tensor([0, 2, 1, 1]))
+
+    def every_case(self):
+        """(Case, Options with flags given) of the networks that the program is compared on."""
+        for folder in make_cases(self.folder):
+            given = json.loads((folder / "case.json").read_text())
+            case = Case(folder / "network.toml", folder / "weights.safetensors",
+                        folder / "train.safetensors")
+            missing = {"grouped": "expand", "factored": "joint"}.get(folder.name.split("-")[0])
+            for bias in ("exact", "expand", "joint"):
+                if bias != missing:
+                    yield case, functools.partial(Options, **given, bias=bias)
+            yield case, functools.partial(Options, **given, positions="all")
 
     def test_linear_layer_has_the_golden_evidence(self):
         case = self.linear()
@@ -122,7 +138,7 @@ class Oracle(unittest.TestCase):
         covariance = noise**2 * torch.eye(n) + X @ X.T / delta
         exact = -0.5 * (y.T @ torch.linalg.solve(covariance, y) + torch.logdet(covariance)
                         + n * math.log(2 * math.pi)).item()
-        for structure in ("full", "kron", "lastlayer"):
+        for structure in ("full", "kron", "ekfac", "lastlayer"):
             report = case.evidence(Options("regression", structure, noise=noise,
                                            prior_precision=(delta,)))
             self.near(report["log_evidence"], exact, 1e-10)
@@ -148,19 +164,111 @@ class Oracle(unittest.TestCase):
         self.near(report["checks"]["newton_decrement"],
                   (loss(layer.weight.detach()) - loss(mode)) / 5)
 
-    def test_one_sample_makes_kron_exact_and_joint_equal_to_the_dense_block(self):
+    def test_one_sample_makes_factors_exact_and_joint_equal_to_the_dense_block(self):
         module = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 3))
         case = self.case(module, torch.randn(1, 3, dtype=torch.float64), torch.tensor([1]))
         curvature = dense.output_curvature(Options(), case.seen.f, case.y)
         H = torch.einsum("ncp,ncd,ndq->pq", case.seen.J, curvature, case.seen.J)
-        _, kron = case.blocks(Options(bias="joint", correction="none"), curvature)
-        torch.testing.assert_close(kron[:16, :16], H[:16, :16])
-        torch.testing.assert_close(kron[16:, 16:], H[16:, 16:])
-        self.assertEqual(kron[:16, 16:].abs().max().item(), 0.0)
+        for structure in ("kron", "ekfac"):
+            _, own = case.blocks(Options(structure=structure, bias="joint", correction="none"),
+                                 curvature)
+            torch.testing.assert_close(own[:16, :16], H[:16, :16])
+            torch.testing.assert_close(own[16:, 16:], H[16:, 16:])
+            self.assertEqual(own[:16, 16:].abs().max().item(), 0.0)
+
+    def test_ekfac_of_a_linear_layer_is_the_sum_over_samples_and_columns(self):
+        case, delta, tau = self.linear(), 0.5, 0.7
+        X, p = case.x, torch.softmax(case.seen.f, 1)
+        columns = [golden.root_of_softmax(p[n]) for n in range(4)]
+        B = sum(S @ S.T for S in columns)
+        U_B, U_A = (torch.linalg.eigh(M).eigenvectors for M in (B, X.T @ X / 4))
+        s = sum((U_B.T @ torch.outer(S[:, k], X[n]) @ U_A) ** 2
+                for n, S in enumerate(columns) for k in range(3))
+        block, bias = case.evidence(Options(structure="ekfac", temperature=tau,
+                                            prior_precision=(delta, 2.0)))["blocks"]
+        self.near(block["log_det_ratio"], (s / tau / delta).log1p().sum().item())
+        self.near(block["effective_dimension"], (s / (s + tau * delta)).sum().item())
+        self.near(bias["log_det_ratio"],  # the exact block
+                  (torch.linalg.eigvalsh(B) / tau / 2.0).clamp(min=0).log1p().sum().item())
+
+    def test_ekfac_is_exact_where_samples_are_orthogonal_and_kron_is_not(self):
+        turn = torch.linalg.qr(torch.randn(4, 4, dtype=torch.float64)).Q.contiguous()
+        lengths = torch.tensor([0.5, 1.0, 2.0, 3.0], dtype=torch.float64)
+        layer = nn.Linear(4, 1, bias=False).double()
+        case = self.case(nn.Sequential(layer), lengths.unsqueeze(1) * turn,
+                         torch.ones(4, 1, dtype=torch.float64))
+        p = torch.sigmoid(lengths * (turn @ layer.weight.detach()[0]))
+        exact = (p * (1 - p) * lengths**2 / 0.3).log1p().sum().item()
+
+        def log_det(structure):
+            return case.evidence(Options("bernoulli", structure,
+                                         prior_precision=(0.3,)))["log_det_ratio"]
+        self.near(log_det("full"), exact)
+        self.near(log_det("ekfac"), exact)
+        self.assertGreater(abs(log_det("kron") - exact), 1e-3)
+
+    def test_ekfac_and_kron_are_the_exact_block_of_a_linear_layer_with_gaussian_noise(self):
+        case = self.case(nn.Sequential(nn.Linear(4, 3)), torch.randn(6, 4, dtype=torch.float64),
+                         torch.randn(6, 3, dtype=torch.float64))
+        for bias in ("exact", "expand", "joint"):
+            blocks = {}
+            for structure in ("kron", "ekfac"):
+                o = Options("regression", structure, noise=0.6, bias=bias, correction="none")
+                curvature = dense.output_curvature(o, case.seen.f, case.y)
+                blocks[structure], _ = case.blocks(o, curvature)
+            exact = torch.einsum("ncp,ncd,ndq->pq", case.seen.J, curvature, case.seen.J)
+            for (kron, _), (ekfac, ratio) in zip(*blocks.values(), strict=True):
+                torch.testing.assert_close(ekfac.curvature, kron.curvature)
+                torch.testing.assert_close(ekfac.curvature, exact[kron.rows][:, kron.rows])
+                self.assertIsNone(ratio)
+
+    def test_ekfac_has_the_exact_trace_is_closer_than_kron_and_bounds_the_log_determinant(self):
+        for case, options in self.every_case():
+            curvature = dense.output_curvature(options(), case.seen.f, case.y)
+            exact = torch.einsum("ncp,ncd,ndq->pq", case.seen.J, curvature, case.seen.J)
+            ekfac = case.blocks(options(structure="ekfac"), curvature)[0]
+            gain = 1.0
+            for correction in ("none", "trace"):
+                kron = case.blocks(options(structure="kron", correction=correction), curvature)[0]
+                for (own, _), (other, _) in zip(ekfac, kron, strict=True):
+                    self.assertEqual(own.name, other.name)
+                    true = exact[own.rows][:, own.rows]
+                    self.near(own.curvature.trace().item(), true.trace().item())
+                    distance = (own.curvature - true).norm().item()
+                    apart = (other.curvature - true).norm().item()
+                    self.assertLessEqual(distance, apart + 1e-12 * true.norm().item())
+                    if apart > 1e-9 * true.norm().item():
+                        gain = min(gain, distance / apart)
+                    ones = torch.ones(len(true), dtype=torch.float64)
+                    bound = Case._log_det(own.curvature, ones)
+                    self.assertGreaterEqual(bound * (1 + 1e-12), Case._log_det(true, ones))
+            self.assertLess(gain, 0.99)  # the bounds are not those of equals
+
+    def test_ekfac_of_every_case_is_unique(self):
+        """Noise in the factors turns a basis at random within an eigenspace; H must not follow."""
+        eigh = torch.linalg.eigh
+
+        def shaken(matrix):
+            noise = torch.randn_like(matrix)
+            return eigh(matrix + 1e-13 * torch.linalg.matrix_norm(matrix, 2) * (noise + noise.T))
+
+        for case, options in self.every_case():
+            curvature = dense.output_curvature(options(), case.seen.f, case.y)
+            _, H = case.blocks(options(structure="ekfac"), curvature)
+            with mock.patch("torch.linalg.eigh", shaken):
+                _, again = case.blocks(options(structure="ekfac"), curvature)
+            self.assertGreater((again - H).norm().item(), 0.0)
+            self.assertLess((again - H).norm().item(), 1e-10 * H.norm().item())
+
+    def test_ekfac_refuses_what_it_has_no_definition_for(self):
+        case = self.linear()
+        for wrong in ({"sharing": "reduce"}, {"prior": "diagonal"}):
+            with self.assertRaises(dense.Refused):
+                case.evidence(Options(structure="ekfac", **wrong))
 
     def test_gradient_is_the_slope_of_the_evidence_in_log_precision(self):
         case, step = self.linear(), 1e-5
-        for structure in ("kron", "diag", "full"):
+        for structure in ("kron", "ekfac", "diag", "full"):
             def at(shift, structure=structure):
                 return case.evidence(Options(structure=structure, temperature=0.7, prior_precision=(
                     0.5 * math.exp(shift), 2.0)))

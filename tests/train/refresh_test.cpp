@@ -8,11 +8,12 @@ using namespace evariste;
 TEST_CASE("every way to refresh trains and gives a finite evidence", "[train][refresh]") {
   SmallTraining small;
   for (const std::string fisher : {"sketch", "exact", "mc", "empirical"})
-    for (const std::string correction : {"trace", "none"})
+    for (const std::string correction : {"trace", "none", "ekfac"})
       for (const auto type : {torch::kFloat64, torch::kFloat32}) {
         CAPTURE(fisher, correction, type);
         small.train.refresh.fisher = fisher;
-        small.train.refresh.correction = correction;
+        small.train.refresh.structure = correction == "ekfac" ? "ekfac" : "kron";
+        small.train.refresh.correction = correction == "none" ? "none" : "trace";
         small.type = type;
         const auto trainer = small.make();
         while (!trainer->is_done()) {

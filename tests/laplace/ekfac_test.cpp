@@ -1,0 +1,113 @@
+// EKFAC against its definition: the diagonal of the exact block in the basis of Kronecker factors.
+#include "tests/catch.h"
+
+#include "tests/laplace/brute_force.h"
+
+using namespace evariste;
+
+namespace {
+
+struct Fits {
+  Fit kron, ekfac, full;
+
+  Fits(Network& network, const Samples& data, CurvatureOptions options = {})
+      : kron(fit(network, data, options, Structure::kKron)),
+        ekfac(fit(network, data, options, Structure::kEkfac)),
+        full(fit(network, data, options, Structure::kFull)) {}
+
+  static Fit fit(Network& network, const Samples& data, CurvatureOptions options,
+                 Structure structure) {
+    options.structure = structure;
+    return fit_curvature(network, Softmax(), data, options);
+  }
+  static const KronCurvature& kron_of(const Fit& fit) {
+    return static_cast<const KronCurvature&>(*fit.curvature);
+  }
+  Tensor exact(size_t m) const {
+    return part_of(static_cast<const DenseCurvature&>(*full.curvature).hessian(),
+                   full.curvature->blocks(), m);
+  }
+};
+
+}  // namespace
+
+TEST_CASE("EKFAC's spectrum is the diagonal of the exact block in the Kronecker basis",
+          "[laplace][ekfac]") {
+  for (const auto& example : layer_examples()) {
+    const auto network = example.build();
+    for (const int64_t samples : {3, 20}) {  // thin bases and complete ones
+      const Samples data{example.inputs(samples), random_labels(samples, 3, 3)};
+      const Fits fits(*network, data);
+      CHECK(fits.ekfac.curvature->structure() == "ekfac");
+      CHECK(fits.ekfac.log_likelihood == Approx(fits.kron.log_likelihood));
+      for (size_t m = 0; m < fits.full.curvature->blocks().size(); ++m) {
+        CAPTURE(example.title, samples, fits.full.curvature->blocks()[m]->name);
+        const auto& f = Fits::kron_of(fits.ekfac).factors()[m];
+        const auto exact = fits.exact(m);
+        const auto shape = fits.full.curvature->blocks()[m]->value().sizes().vec();
+        const auto side = shape[1] * shape[2];
+        for (int64_t q = 0; q < shape[0]; ++q) {
+          const auto basis = torch::kron(f.b.basis[q], f.a.basis[q]);
+          const auto part = exact.narrow(0, q * side, side).narrow(1, q * side, side);
+          const auto diagonal = basis.t().mm(part).mm(basis).diagonal();
+          CHECK(torch::allclose(f.spectrum[q].flatten(), diagonal, 1e-8, 1e-10));
+        }
+        CHECK(f.spectrum.sum().item<double>() ==
+              Approx(exact.diagonal().sum().item<double>()).margin(1e-10));
+        // The best diagonal in that basis: no further from the exact block than Kronecker factors.
+        const auto kron = dense_kron(Fits::kron_of(fits.kron).factors()[m]);
+        CHECK((dense_kron(f) - exact).norm().item<double>() <=
+              (kron - exact).norm().item<double>() * (1 + 1e-9) + 1e-12);
+      }
+    }
+  }
+}
+
+TEST_CASE("where Kronecker factors are exact EKFAC equals them", "[laplace][ekfac]") {
+  const auto network =
+      network_of("input = [4]\nlayer = [{ type = 'linear', out = 3, bias = false }]");
+  randomise(*network, 1);
+  const Samples data{random_tensor({12, 4}, 2), random_tensor({12, 3}, 3)};
+  const auto kron = fit_curvature(*network, Gaussian(0.7), data, options_of(Structure::kKron));
+  const auto ekfac = fit_curvature(*network, Gaussian(0.7), data, options_of(Structure::kEkfac));
+  const auto& f = Fits::kron_of(ekfac).factors()[0];
+  CHECK(torch::allclose(f.spectrum, Fits::kron_of(kron).factors()[0].eigenvalues(), 1e-10, 1e-12));
+}
+
+TEST_CASE("EKFAC of every Fisher has its trace, however the data are cut", "[laplace][ekfac]") {
+  const auto network = network_of(
+      "input = [1, 4, 4]\nlayer = [{ type = 'conv', out = 2, kernel = 3 }, { type = 'tanh' }, "
+      "{ type = 'flatten' }, { type = 'linear', out = 3 }]");
+  randomise(*network, 1);
+  const Samples data{random_tensor({20, 1, 4, 4}, 2), random_labels(20, 3, 3), 60};
+  for (const auto fisher :
+       {Fisher::kExact, Fisher::kMonteCarlo, Fisher::kEmpirical, Fisher::kSketch}) {
+    CurvatureOptions options = options_of(Structure::kEkfac);
+    options.fisher = fisher;
+    options.stream = Stream(5);
+    const auto traces = fisher_traces(*network, Softmax(), data, options);
+    std::vector<Tensor> first;
+    for (const int64_t batch : {20, 7, 1}) {
+      options.batch = batch;
+      const auto fit = fit_curvature(*network, Softmax(), data, options);
+      const auto& factors = Fits::kron_of(fit).factors();
+      for (size_t m = 0; m < factors.size(); ++m) {
+        CAPTURE(static_cast<int>(fisher), batch, m);
+        CHECK(factors[m].spectrum.sum().item<double>() == Approx(traces[m]));
+        if (batch == 20) first.push_back(factors[m].spectrum);
+        CHECK(torch::allclose(factors[m].spectrum, first[m], 1e-7, 1e-9));
+      }
+    }
+  }
+}
+
+TEST_CASE("EKFAC has no unique basis with reduced factors", "[laplace][ekfac]") {
+  const auto network = network_of("input = [4]\nlayer = [{ type = 'linear', out = 3 }]");
+  auto options = options_of(Structure::kEkfac);
+  options.sharing = Sharing::kReduce;
+  CHECK_THROWS_WITH(
+      fit_curvature(*network, Softmax(),
+                    {random_tensor({5, 4}, 1).to(torch::kFloat32), random_labels(5, 3, 3)},
+                    options),
+      Contains("ekfac") && Contains("expand"));
+}
