@@ -1,5 +1,7 @@
 #include "nn/convolution.h"
 
+#include "nn/autocorrelation.h"
+
 namespace evariste {
 
 std::array<int64_t, 2> ConvGeometry::output_size(int64_t height, int64_t width) const {
@@ -92,6 +94,14 @@ Tensor ConvBlock::gradient(const Tensor& x, const Tensor& g) const {
       g.contiguous(), pad(x), weight_.reshape(kernel_shape()), c10::nullopt, geometry_.stride,
       inner_padding(), geometry_.dilation, false, {0, 0}, geometry_.groups, {false, true, false});
   return to_matrix(std::get<1>(gradients));
+}
+
+Tensor ConvBlock::input_gram(const Tensor& x) const {
+  auto padded = pad(x);
+  const auto inner = inner_padding();
+  if (inner[0] > 0 || inner[1] > 0)
+    padded = at::constant_pad_nd(padded, {inner[1], inner[1], inner[0], inner[0]});
+  return patch_gram(padded.contiguous(), geometry_);
 }
 
 Conv2d::Conv2d(int64_t inputs, int64_t outputs, const ConvGeometry& geometry, bool bias) {

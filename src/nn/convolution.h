@@ -30,6 +30,8 @@ class ConvBlock : public Block {
   Tensor apply(const Tensor& matrix, const Tensor& x) const override;
   Tensor backward_data(const Tensor& g, const Tensor& x) const override;
   Tensor gradient(const Tensor& x, const Tensor& g) const override;
+  /// Without patches (autocorrelation.h).
+  Tensor input_gram(const Tensor& x) const override;
 
  private:
   Tensor pad(const Tensor& x) const;           // circular padding, or x
