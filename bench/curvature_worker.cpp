@@ -1,0 +1,183 @@
+// Our side of the comparison with other codes: one case, stages on request (bench/compare.py).
+//
+// Reads one line of JSON per run from standard input, {"stage": "kron"}, runs that stage once and
+// answers with one line, {"seconds", "cpu", "value", "peak_mib"}. `value` is what the peers print
+// for the same stage: log|P| at prior precision 1, the log evidence, or a mean probability.
+#include <torch/torch.h>
+
+#include <sys/resource.h>
+
+#include <CLI/CLI.hpp>
+#include <chrono>
+#include <functional>
+#include <iostream>
+#include <nlohmann/json.hpp>
+
+#include "io/safetensors.h"
+#include "laplace/predictive.h"
+#include "laplace/priors/isotropic_gaussian.h"
+#include "nn/network.h"
+
+using namespace evariste;
+using Json = nlohmann::json;
+
+namespace {
+
+class Case {
+ public:
+  Case(const std::string& network, const std::string& weights, const std::string& data,
+       int64_t batch, bool wide)
+      : network_(load_network(network)), batch_(batch) {
+    load_weights(*network_, weights);
+    const auto type = wide ? torch::kFloat64 : torch::kFloat32;
+    network_->to(type);
+    network_->eval();
+    for (const auto& tensor : read_safetensors(data)) {
+      const auto value = to_tensor(tensor, data);
+      if (tensor.name == "x") samples_.x = value.to(type);
+      if (tensor.name == "y") samples_.y = value;
+      if (tensor.name == "points") points_ = value.to(type);
+    }
+  }
+
+  /// One epoch of plain training: forward, backward, SGD step.
+  double plain() {
+    torch::NoGradGuard no_grad;
+    for (int64_t i = 0; i < samples_.count(); i += batch_) {
+      const auto count = std::min(batch_, samples_.count() - i);
+      Tape tape;
+      const auto f = network_->forward(samples_.x.narrow(0, i, count), &tape);
+      std::map<const Block*, Tensor> gradients;
+      network_->backward(
+          likelihood_.score(f, samples_.y.narrow(0, i, count)).unsqueeze(0) / count, tape,
+          [&](const Block& block, const Tensor& x, const Tensor& g) {
+            gradients[&block] = block.from_matrix(block.gradient(x, g[0]));
+          },
+          false);
+      for (const auto& [block, gradient] : gradients)
+        Tensor(block->weight()).add_(gradient, 0.0);  // the same work, no drift
+    }
+    return 0;
+  }
+
+  double fit(Structure structure, Fisher fisher, bool bases) {
+    CurvatureOptions options;
+    options.structure = structure;
+    options.fisher = fisher;
+    options.correction = Correction::kNone;  // as the peers
+    options.bias = BiasCurvature::kExpand;
+    options.batch = batch_;
+    options.bases = bases;
+    options.eigen_type = samples_.x.scalar_type();
+    if (structure != Structure::kKron) options.bias = BiasCurvature::kExact;
+    fit_ = fit_curvature(*network_, likelihood_, samples_, options);
+    const auto unit = priors(1.0);
+    return fit_.curvature->log_det_ratio(precisions_of(unit, *fit_.curvature));
+  }
+
+  /// Log evidence and its gradient at 20 precisions.
+  double evidence() {
+    require_kron();
+    double last = 0;
+    for (int i = 0; i < 20; ++i) {
+      const auto at = priors(std::pow(10.0, -2 + 6.0 * i / 19));
+      last = evaluate_evidence(fit_, likelihood_, at).log_evidence;
+    }
+    return last;
+  }
+
+  double predictive(int64_t points) {
+    require_kron();
+    const auto outputs = output_distribution(*network_, points_.narrow(0, 0, points),
+                                             *fit_.curvature, priors(1.0), batch_);
+    return std::get<0>(predict(outputs, likelihood_, Link::kProbit).max(1)).mean().item<double>();
+  }
+
+ private:
+  void require_kron() {
+    if (!fit_.curvature || fit_.curvature->structure() != "kron" || !has_bases_)
+      fit(Structure::kKron, Fisher::kExact, true);
+    has_bases_ = true;
+  }
+  Priors priors(double precision) const {
+    Priors out;
+    for (size_t m = 0; m < fit_.curvature->blocks().size(); ++m)
+      out.emplace_back(IsotropicGaussian(precision));
+    return out;
+  }
+
+  std::shared_ptr<Network> network_;
+  int64_t batch_;
+  Samples samples_;
+  Tensor points_;
+  Softmax likelihood_;
+  Fit fit_;
+  bool has_bases_ = false;
+};
+
+double cpu_seconds() {
+  rusage use{};
+  getrusage(RUSAGE_SELF, &use);
+  const auto seconds = [](const timeval& t) {
+    return static_cast<double>(t.tv_sec) + 1e-6 * static_cast<double>(t.tv_usec);
+  };
+  return seconds(use.ru_utime) + seconds(use.ru_stime);
+}
+
+double peak_mib() {
+  rusage use{};
+  getrusage(RUSAGE_SELF, &use);
+  return static_cast<double>(use.ru_maxrss) / 1024;
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  std::string network, weights, data;
+  int64_t batch = 0;
+  int threads = 1;
+  bool wide = false;
+  CLI::App app{"Runs one case of the comparison with other codes; bench/compare.py drives it"};
+  app.add_option("--network", network)->required();
+  app.add_option("--weights", weights)->required();
+  app.add_option("--data", data)->required();
+  app.add_option("--batch", batch)->required();
+  app.add_option("--threads", threads)->required();
+  app.add_flag("--float64", wide, "the reference for the errors");
+  CLI11_PARSE(app, argc, argv);
+  at::set_num_threads(threads);
+  at::globalContext().setFlushDenormal(true);
+  Case one(network, weights, data, batch, wide);
+  const std::map<std::string, std::function<double()>> stages = {
+      {"plain", [&] { return one.plain(); }},
+      {"kron", [&] { return one.fit(Structure::kKron, Fisher::kExact, true); }},
+      {"kron_values", [&] { return one.fit(Structure::kKron, Fisher::kExact, false); }},
+      {"kron_mc", [&] { return one.fit(Structure::kKron, Fisher::kMonteCarlo, false); }},
+      {"kron_empirical", [&] { return one.fit(Structure::kKron, Fisher::kEmpirical, false); }},
+      {"diag", [&] { return one.fit(Structure::kDiag, Fisher::kExact, false); }},
+      {"last_layer", [&] { return one.fit(Structure::kLastLayer, Fisher::kExact, false); }},
+      {"evidence", [&] { return one.evidence(); }},
+      {"predictive_20", [&] { return one.predictive(20); }},
+      {"predictive_100", [&] { return one.predictive(100); }}};
+  Json names = Json::array();
+  for (const auto& [name, run] : stages) names.push_back(name);
+  std::cout << Json{{"stages", names}}.dump() << std::endl;
+  for (std::string line; std::getline(std::cin, line);) {
+    Json answer;
+    try {
+      const auto& run = stages.at(Json::parse(line).at("stage").get<std::string>());
+      const double cpu = cpu_seconds();
+      const auto start = std::chrono::steady_clock::now();
+      const double value = run();
+      const std::chrono::duration<double> wall = std::chrono::steady_clock::now() - start;
+      answer = {{"seconds", wall.count()},
+                {"cpu", cpu_seconds() - cpu},
+                {"value", value},
+                {"peak_mib", peak_mib()}};
+    } catch (const std::exception& error) {
+      answer = {{"error", error.what()}};
+    }
+    std::cout << answer.dump() << std::endl;
+  }
+  return 0;
+}

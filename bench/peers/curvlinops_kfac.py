@@ -1,0 +1,23 @@
+"""curvlinops: Kronecker factors (exact, Monte Carlo, empirical) and EKFAC, without eigenvalues of
+the former."""
+
+import torch
+from curvlinops import EKFACLinearOperator, KFACLinearOperator
+from job import Job, serve
+
+job = Job()
+loss = torch.nn.CrossEntropyLoss(reduction="sum")
+
+
+def factors(operator, fisher, **keys):
+    made = operator(job.network, loss, dict(job.network.named_parameters()), job.batches(),
+                    fisher_type=fisher, check_deterministic=False, separate_weight_and_bias=True,
+                    num_per_example_loss_terms=1, **keys)
+    made.compute_kronecker_factors()
+    return None
+
+
+serve({"kron": lambda: factors(KFACLinearOperator, "type-2"),
+       "kron_mc": lambda: factors(KFACLinearOperator, "mc", mc_samples=1),
+       "kron_empirical": lambda: factors(KFACLinearOperator, "empirical"),
+       "ekfac": lambda: factors(EKFACLinearOperator, "type-2")})
