@@ -34,6 +34,23 @@ class Index {
   std::unordered_map<const Block*, int64_t> index_;
 };
 
+int64_t widest(const Tape& tape) {
+  int64_t entries = tape.x.defined() ? tape.x.numel() : 0;
+  for (const auto& child : tape.children) entries = std::max(entries, widest(child));
+  return entries;
+}
+
+/// Samples per chunk, at most `batch`, so that the widest cotangent of so many columns stays in the
+/// cache: beyond it a pass over a convolutional network takes twice the time.
+int64_t chunk_size(Layer& network, const Samples& data, int64_t batch, int64_t columns) {
+  constexpr int64_t kCacheBytes = 4 << 20;
+  torch::NoGradGuard no_grad;
+  Tape tape;
+  network.forward(data.x.narrow(0, 0, 1), &tape);
+  const auto bytes = columns * widest(tape) * static_cast<int64_t>(data.x.element_size());
+  return std::clamp<int64_t>(kCacheBytes / std::max<int64_t>(bytes, 1), 1, batch);
+}
+
 /// Forward over chunks; per_chunk(tape, outputs f, labels y, index of the first sample).
 template <class PerChunk>
 void for_each_chunk(Layer& network, const Samples& data, int64_t batch, const PerChunk& per_chunk) {
@@ -55,7 +72,7 @@ struct RankedSamples {
 };
 
 RankedSamples rank_samples(Layer& network, const Likelihood& likelihood, const Samples& data,
-                           const CurvatureOptions& options) {
+                           const CurvatureOptions& options, int64_t chunk) {
   torch::NoGradGuard no_grad;
   std::vector<Tensor> parts;
   for (int64_t begin = 0; begin < data.count(); begin += options.batch) {
@@ -76,7 +93,7 @@ RankedSamples rank_samples(Layer& network, const Likelihood& likelihood, const S
   double kept = 0;  // a chunk keeps as many columns as its first sample needs
   const auto sums = weights.cumsum(0).index_select(1, order);
   for (int64_t i = 0; i < data.count(); ++i) {
-    const auto columns = std::max<int64_t>(1, out.ranks[i / options.batch * options.batch]);
+    const auto columns = std::max<int64_t>(1, out.ranks[i / chunk * chunk]);
     kept += sums[columns - 1][i].item<double>();
   }
   const auto total = weights.sum().item<double>();
@@ -90,14 +107,20 @@ void fisher_pass(Layer& network, const Likelihood& likelihood, const Samples& gi
                  const CurvatureOptions& options, const Index& index, Fit& fit,
                  const Visit& visit) {
   const bool ranked = options.rank_tolerance > 0 && options.fisher == Fisher::kExact;
+  int64_t folds = options.mc_samples;
+  if (options.fisher == Fisher::kEmpirical) folds = 1;
+  if (options.fisher == Fisher::kExact) {
+    torch::NoGradGuard no_grad;
+    folds = likelihood.hessian_root(network.forward(given.x.narrow(0, 0, 1))).size(0);
+  }
+  const auto chunk = chunk_size(network, given, options.batch, folds);
   RankedSamples order;
-  if (ranked) order = rank_samples(network, likelihood, given, options);
+  if (ranked) order = rank_samples(network, likelihood, given, options, chunk);
   const auto& data = ranked ? order.data : given;
   fit.dropped = order.dropped;
   double columns_sum = 0;
   for_each_chunk(
-      network, data, options.batch,
-      [&](const Tape& tape, const Tensor& f, const Tensor& y, int64_t begin) {
+      network, data, chunk, [&](const Tape& tape, const Tensor& f, const Tensor& y, int64_t begin) {
         fit.log_likelihood +=
             likelihood.log_density(f, y).sum(torch::kFloat64).template item<double>();
         fit.normaliser += likelihood.normaliser(f).sum(torch::kFloat64).template item<double>();
@@ -392,17 +415,18 @@ Gradient log_likelihood_gradient(Layer& network, const Likelihood& likelihood, c
   const Index index(blocks);
   Gradient out;
   for (const auto* block : blocks) out.blocks.push_back(torch::zeros_like(block->value()));
-  for_each_chunk(
-      network, data, batch, [&](const Tape& tape, const Tensor& f, const Tensor& y, int64_t) {
-        out.log_likelihood += likelihood.log_density(f, y).sum(torch::kFloat64).item<double>();
-        network.backward(
-            likelihood.score(f, y).unsqueeze(0), tape,
-            [&](const Block& block, const Tensor& x, const Tensor& g) {
-              const auto m = index(block);
-              if (m >= 0) out.blocks[m] += blocks[m]->gradient(x, g[0]);
-            },
-            false);
-      });
+  for_each_chunk(network, data, chunk_size(network, data, batch, 1),
+                 [&](const Tape& tape, const Tensor& f, const Tensor& y, int64_t) {
+                   out.log_likelihood +=
+                       likelihood.log_density(f, y).sum(torch::kFloat64).item<double>();
+                   network.backward(
+                       likelihood.score(f, y).unsqueeze(0), tape,
+                       [&](const Block& block, const Tensor& x, const Tensor& g) {
+                         const auto m = index(block);
+                         if (m >= 0) out.blocks[m] += blocks[m]->gradient(x, g[0]);
+                       },
+                       false);
+                 });
   for (size_t m = 0; m < blocks.size(); ++m) {
     out.blocks[m] *= data.weight();
     expect_finite(out.blocks[m], "gradient of the log-likelihood in " + blocks[m]->name);

@@ -68,6 +68,16 @@ Tensor output_factor(const Block& block, const Tensor& g, Sharing sharing) {
     const auto sums = positions.sum(2);
     return sums.transpose(1, 2).matmul(sums).to(torch::kFloat64);
   }
+  if (positions.size(2) >= positions.size(3)) {
+    // A product per sample, of the cotangents as they lie: to have the positions of all samples in
+    // rows would copy them.
+    const auto each = positions.flatten(0, 1);  // [Q R n, T, O]
+    return each.transpose(1, 2)
+               .bmm(each)
+               .view({positions.size(0), positions.size(1), positions.size(3), positions.size(3)})
+               .sum(1, false, torch::kFloat64) /
+           t;
+  }
   const auto rows = positions.flatten(1, 2);
   return rows.transpose(1, 2).matmul(rows).to(torch::kFloat64) / t;
 }
