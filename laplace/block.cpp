@@ -1,5 +1,7 @@
 #include "laplace/block.h"
 
+#include "laplace/gram.h"
+
 #include <torch/csrc/autograd/autograd.h>
 
 #include "core/error.h"
@@ -40,7 +42,7 @@ Tensor Block::gradient(const Tensor& x, const Tensor& g) const {
 
 Tensor Block::input_gram(const Tensor& x) const {
   const auto rows = phi(x).flatten(1, 2);  // [Q, n T, J]
-  return rows.transpose(1, 2).matmul(rows).to(torch::kFloat64);
+  return gram(rows);
 }
 
 BiasBlock::BiasBlock(Tensor vector, std::vector<int64_t> broadcast, Axis axis)

@@ -5,6 +5,7 @@
 #include <unordered_map>
 
 #include "core/error.h"
+#include "laplace/gram.h"
 
 namespace evariste {
 namespace {
@@ -159,7 +160,7 @@ void add_either(FactorSum& sum, const Tensor& rows) {
   if (sum.wants_rows(rows.size(2))) {
     sum.add_rows(rows);
   } else {
-    sum.add_gram(rows.transpose(1, 2).matmul(rows).to(torch::kFloat64));
+    sum.add_gram(gram(rows));
   }
 }
 

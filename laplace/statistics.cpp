@@ -2,6 +2,8 @@
 
 #include <algorithm>
 
+#include "laplace/gram.h"
+
 namespace evariste {
 namespace {
 
@@ -57,7 +59,7 @@ void for_each_tile(const Positions& p, const Visit& visit) {
 Tensor input_factor(const Block& block, const Tensor& x, Sharing sharing) {
   if (sharing == Sharing::kExpand) return block.input_gram(x);
   const auto mean = block.phi(x).mean(2);  // [Q, n, J]
-  return mean.transpose(1, 2).matmul(mean).to(torch::kFloat64);
+  return gram(mean);
 }
 
 Tensor output_factor(const Block& block, const Tensor& g, Sharing sharing) {
@@ -66,7 +68,7 @@ Tensor output_factor(const Block& block, const Tensor& g, Sharing sharing) {
   const auto t = block.is_constant() ? 1.0 : static_cast<double>(positions.size(2));
   if (sharing == Sharing::kReduce) {
     const auto sums = positions.sum(2);
-    return sums.transpose(1, 2).matmul(sums).to(torch::kFloat64);
+    return gram(sums);
   }
   if (positions.size(2) >= positions.size(3)) {
     // A product per sample, of the cotangents as they lie: to have the positions of all samples in
@@ -79,7 +81,7 @@ Tensor output_factor(const Block& block, const Tensor& g, Sharing sharing) {
            t;
   }
   const auto rows = positions.flatten(1, 2);
-  return rows.transpose(1, 2).matmul(rows).to(torch::kFloat64) / t;
+  return gram(rows) / t;
 }
 
 Tensor sample_gradients(const Block& block, const Tensor& x, const Tensor& g) {

@@ -3,6 +3,7 @@
 #include <cmath>
 
 #include "core/error.h"
+#include "laplace/gram.h"
 
 namespace evariste {
 namespace {
@@ -59,9 +60,7 @@ Tensor SymmetricFactor::traces() const {
   return rows.square().sum({1, 2});
 }
 
-Tensor SymmetricFactor::dense() const {
-  return matrix.defined() ? matrix : rows.transpose(1, 2).matmul(rows);
-}
+Tensor SymmetricFactor::dense() const { return matrix.defined() ? matrix : gram(rows); }
 
 void SymmetricFactor::decompose(bool vectors, torch::ScalarType arithmetic, std::string_view what) {
   if (values.defined() && (!vectors || basis.defined())) return;

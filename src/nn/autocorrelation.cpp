@@ -2,6 +2,8 @@
 
 #include <map>
 
+#include "laplace/gram.h"
+
 namespace evariste {
 namespace {
 
@@ -49,6 +51,7 @@ Tensor patch_gram(const Tensor& padded, const ConvGeometry& geometry) {
       return unfolded[phase].narrow(1, from, count).view({groups, count * n * columns, side});
     };
     const auto left = flat(key.phase, begin);
+    if (key.phase == key.other_phase && key.shift == 0) return gram(left);
     return left.transpose(1, 2)
         .matmul(flat(key.other_phase, begin + key.shift))
         .to(torch::kFloat64);

@@ -1,0 +1,22 @@
+#include "laplace/gram.h"
+
+#include "tests/catch.h"
+#include "tests/nn/layer_examples.h"
+
+using namespace evariste;
+
+TEST_CASE("the Gram matrix by tiles is the product, of any strides", "[laplace][gram]") {
+  for (const int64_t d : {1, 64, 128, 129, 200, 257, 520})
+    for (const int64_t groups : {1, 3}) {
+      const auto rows = random_tensor({groups, 40, d}, 1);
+      const auto expected = rows.transpose(1, 2).matmul(rows);
+      CAPTURE(d, groups);
+      CHECK(torch::allclose(gram(rows), expected, 1e-12, 1e-12));
+      const auto strided = rows.transpose(1, 2).contiguous().transpose(1, 2);
+      CHECK(torch::allclose(gram(strided), expected, 1e-12, 1e-12));
+      const auto narrow = gram(rows.to(torch::kFloat32));
+      CHECK(narrow.scalar_type() == torch::kFloat64);
+      CHECK(torch::equal(narrow, narrow.transpose(1, 2)));
+      CHECK(torch::allclose(narrow, expected, 1e-4, 1e-4));
+    }
+}
