@@ -3,10 +3,10 @@
 //   log q(D) = sum_n log p(y_n|f_n)/tau - 1/2 [ log|P| - log|P0| + theta^T P0 theta ]
 //   P = H/(sigma^2 tau) + P0
 //
-// MacKay 1992; online and for networks: Immer et al. 2021, eq. 8. The Gaussian normaliser is not
-// divided by tau. For a prior that is not Gaussian, scatter stands for -2 (log density + P/2 log
-// 2pi
-// - 1/2 log|P0|), which is theta^T P0 theta when it is.
+// MacKay 1992; online and for networks: Immer et al. 2021. The Gaussian normaliser is not divided
+// by tau. For a prior that is not Gaussian, scatter stands for
+//   -2 (log density + P/2 log 2pi - 1/2 log|P0|),
+// which is theta^T P0 theta when it is.
 #pragma once
 
 #include "laplace/fit.h"
@@ -22,8 +22,8 @@ struct BlockEvidence {
   double scatter = 0;              ///< theta^T P0 theta
   double squared_norm = 0;         ///< |theta|^2
   double effective_dimension = 0;  ///< gamma
-  double evidence_gradient = 0;    ///< d log q / d log delta = 1/2 (gamma - delta |theta|^2)
-  double trace_ratio = 1;          ///< tr KFAC / tr F before the trace correction
+  double evidence_gradient = 0;  ///< 1/2 (gamma - delta |theta|^2): d log q / d log delta, Gaussian
+  double trace_ratio = 1;        ///< tr KFAC / tr F before the trace correction
 };
 
 struct Evidence {

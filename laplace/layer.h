@@ -2,7 +2,7 @@
 //
 // The tape is an argument, one node per layer, so several passes may be alive at once and nothing
 // is hooked into autograd. Backward carries R cotangents per sample folded in front of the batch,
-// g [R, n, ...], so one call serves all columns of a GGN root (spec: Dangel et al. 2020; the folded
+// g [R, n, ...], so one call serves all columns of a GGN root (Dangel et al. 2020; the folded
 // form is ours).
 #pragma once
 

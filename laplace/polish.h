@@ -1,12 +1,12 @@
 // K-FAC steps towards the mode of p(theta | D): evidence is a number about a mode.
 //
-//   F(theta) = -log p(D|theta)/tau - sum_m log p(theta_m)     (a Gaussian normaliser is not
-//   tempered) theta <- theta - s P^-1 dF/dtheta,   P = H/(sigma^2 tau) + P0,   s = 1, 1/2, 1/4, ...
+//   F(theta) = -log p(D|theta)/tau - sum_m log p(theta_m)
+//   theta <- theta - s P^-1 dF/dtheta,   P = H/(sigma^2 tau) + P0,   s = 1, 1/2, 1/4, ...
 //
-// Full batch; s is halved until F falls, and on while it falls further (one step may overshoot to
-// the other side of a valley and still go down). The curvature is fitted afresh for each step
-// (Martens & Grosse 2015 with the prior as the only damping). One step is exact where the model is
-// linear with Gaussian noise and H is full.
+// A Gaussian normaliser is not divided by tau. Full batch; s is halved until F falls, and on while
+// it falls further (one step may overshoot to the other side of a valley and still go down). The
+// curvature is fitted afresh for each step (Martens & Grosse 2015 with the prior as the only
+// damping). One step is exact where the model is linear with Gaussian noise and H is full.
 #pragma once
 
 #include "laplace/evidence.h"

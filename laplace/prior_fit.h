@@ -1,11 +1,10 @@
 // Choosing the priors' hyper-parameters by the evidence, on fixed spectra.
 //
 // For one precision per block everything is separable and strictly convex in rho = log delta:
-//   d(-log q)/d rho = 1/2 (delta |theta|^2 - gamma),  optimum delta = gamma/|theta|^2  (MacKay
-//   1992).
-// That optimum holds theta fixed, so the precision of a pathway that is losing crawls: the weights
-// answer each change only in the steps that follow. Given the gradient g of the log-likelihood, the
-// weights answer at once, as the quadratic model of the same curvature says,
+//   d(-log q)/d rho = 1/2 (delta |theta|^2 - gamma),   optimum delta = gamma/|theta|^2
+// (MacKay 1992). That optimum holds theta fixed, so the precision of a pathway that is losing
+// crawls: the weights answer each change only in the steps that follow. Given the gradient g of the
+// log-likelihood, the weights answer at once, as the quadratic model of the same curvature says,
 //   theta(delta) = (H + delta)^-1 b,   b = H theta + g   (see KronCurvature::mode_curves),
 // and what is maximised is the evidence along that curve,
 //   1/2 sum_i [ b_i^2/(lambda_i + delta) - log(1 + lambda_i/delta) ],

@@ -12,9 +12,11 @@ namespace evariste {
 ///               (C - 1 for softmax, C else, draws for mc, 1 for empirical; C to predict), + one
 ///               tile of per-sample gradients, 2 * min(batch R P_m, 2^23), where positions are
 ///               shared
-///   curvature   float64: kron Q (J^2 + O^2) per block, twice with eigenvectors; diag P; full P^2
-///   workspace   kron 4 D^2 of the widest factor D; full 3 P^2 + batch R P (Jacobian, and in
-///   float64) predictive  two [N_test, C, C], and [draws, N_test, C] for mc
+///   curvature   float64: kron Q (J^2 + O^2) per block, twice with eigenvectors, ekfac P more;
+///               diag P; full P^2
+///   workspace   kron 4 D^2 of the widest factor D;
+///               full 3 P^2 + batch R P (the Jacobian, once more in float64)
+///   predictive  two [N_test, C, C], and [draws, N_test, C] for mc
 struct EvidencePlan {
   int64_t peak_bytes = 0;
   double seconds = 0;  ///< of one repeat; measured on a few samples, for --dry-run only

@@ -1,16 +1,16 @@
 // The posterior as one HDF5 file.
 //
 //   /                  attributes: format = "evariste-posterior", version = 1, structure,
-//   likelihood,
-//                      temperature, noise (sigma, 1 unless regression), scale h = 1/(sigma^2 tau),
-//                      samples, log_likelihood, log_det_ratio, scatter, log_evidence, network (the
-//                      text of the network file), program, command
-//   /blocks            dimension block (names, in order): parameters, groups Q, outputs O, inputs
-//   J,
-//                      prior (name), prior_precision (mean over entries), effective_dimension
+//                      likelihood, temperature, noise (sigma, 1 unless regression),
+//                      scale h = 1/(sigma^2 tau), samples, log_likelihood, log_det_ratio, scatter,
+//                      log_evidence, network (the text of the network file), program, command
+//   /blocks            dimension block (names, in order): parameters, groups Q, outputs O,
+//                      inputs J, prior (name), prior_precision (mean over entries),
+//                      effective_dimension
 //   /weights/<block>   mean [Q, O, J]; prior_precision [Q, O, J] where there is one per entry
 //   /curvature/<block> kron: correction c [], b_values [Q, k_B], b_basis [Q, O, k_B],
 //                      a_values [Q, k_A], a_basis [Q, J, k_A], eigenvectors in columns;
+//                      ekfac: the same and spectrum [Q, k_B, k_A] in place of c b a;
 //                      diag: diagonal [Q, O, J]
 //   /curvature         full, lastlayer: hessian [P, P], entries of all blocks in order, row-major
 //

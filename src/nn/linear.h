@@ -1,4 +1,4 @@
-// Dense maps: Linear on vectors, FullyConnected between feature maps (spec: phi(x) = x, T = 1).
+// Dense maps: Linear on vectors, FullyConnected between feature maps (phi(x) = x, T = 1).
 #pragma once
 
 #include "nn/linear_map.h"

@@ -22,7 +22,7 @@ std::vector<std::vector<double>> variance_shares(const Network& network,
                                                  const Tensor& x, int64_t batch);
 
 /// (gamma/P) of each pathway's weights as a share; mean over the tensors of a factored pathway
-/// (spec: van der Ouderaa et al. 2023, "relative effective dimensions").
+/// (van der Ouderaa et al. 2023, "relative effective dimensions").
 std::vector<std::vector<double>> effective_shares(const Evidence& evidence,
                                                   const std::vector<PathwayLayer>& layers);
 

@@ -227,7 +227,7 @@ class KronBlocks:
         return blocks
 
     def shared(self, layer):
-        """Linear and convolution: spec's plain, expand and reduce rules, per group of channels."""
+        """Linear and convolution: the plain, expand and reduce rules, per group of channels."""
         opt, groups = self.options, getattr(layer.module, "groups", 1)
         joint = opt.bias == "joint" and bool(layer.bias)
         if groups > 1 and opt.bias == "expand" and layer.bias:
