@@ -20,18 +20,19 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 SIZES = {"mlp": (2000, 250), "cnn": (1000, 125), "resnet8": (250, 50), "wrn16_4": (32, 8)}
-# stage of ours -> (peer, what it says to the peer, factor on the peer's time)
+# stage of ours -> (peer, the same stage there)
 PEERS = {
-    "plain": [("torch", "plain", 1)],
-    "kron": [("laplace asdl", "kron", 1), ("laplace curvlinops", "kron", 1),
-             ("laplace backpack", "kron", 1), ("curvlinops", "kron", 1),
-             ("nngeometry", "kron_joint", 1)],
-    "kron_mc": [("curvlinops", "kron_mc", 1)],
-    "kron_empirical": [("curvlinops", "kron_empirical", 1)],
-    "diag": [("laplace asdl", "diag", 1), ("laplace backpack", "diag", 1)],
-    "last_layer": [("laplace asdl", "last_layer", 1)],
-    "evidence": [("laplace asdl", "evidence", 1)],
-    "predictive_20": [("laplace asdl", "predictive_20", 1)],
+    "plain": [("torch", "plain")],
+    "kron": [("laplace asdl", "kron"), ("laplace curvlinops", "kron"),
+             ("laplace backpack", "kron"), ("curvlinops", "kron"),
+             ("nngeometry", "kron_joint")],
+    "kron_mc": [("curvlinops", "kron_mc")],
+    "kron_empirical": [("curvlinops", "kron_empirical")],
+    "ekfac": [("curvlinops", "ekfac")],
+    "diag": [("laplace asdl", "diag"), ("laplace backpack", "diag")],
+    "last_layer": [("laplace asdl", "last_layer")],
+    "evidence": [("laplace asdl", "evidence")],
+    "predictive_20": [("laplace asdl", "predictive_20")],
 }
 SCRIPTS = {"torch": ("plain_torch.py",), "curvlinops": ("curvlinops_kfac.py",),
            "nngeometry": ("nngeometry_kfac.py",),
@@ -100,18 +101,18 @@ def measure(net, options, scratch, log):
     ours = Worker([str(options.worker), *common], log)
     exact = Worker([str(options.worker), *common, "--float64"], log)
     stages = [s for s in PEERS if not options.stages or s in options.stages]
-    names = list(dict.fromkeys(code for s in stages for code, _, _ in PEERS[s]))
+    names = list(dict.fromkeys(code for s in stages for code, _ in PEERS[s]))
     workers = {code: Worker([options.peers, str(ROOT / "bench/peers" / SCRIPTS[code][0]),
                              *SCRIPTS[code][1:], *common], log) for code in names}
     rows = []
     for stage in stages:
         reference = exact.run(stage).get("value") if stage != "plain" else None
-        runs = {"ours": [], **{code: [] for code, _, _ in PEERS[stage]}}
+        runs = {"ours": [], **{code: [] for code, _ in PEERS[stage]}}
         for turn in range(options.rounds + 1):  # the first warms up
             for code in runs:
                 if runs[code] and "error" in runs[code][-1]:
                     continue
-                asked = stage if code == "ours" else next(a for c, a, _ in PEERS[stage] if c == code)
+                asked = stage if code == "ours" else next(a for c, a in PEERS[stage] if c == code)
                 answer = (ours if code == "ours" else workers[code]).run(asked)
                 if turn > 0 or "error" in answer:
                     runs[code].append(answer)

@@ -154,6 +154,7 @@ int main(int argc, char** argv) {
       {"kron_values", [&] { return one.fit(Structure::kKron, Fisher::kExact, false); }},
       {"kron_mc", [&] { return one.fit(Structure::kKron, Fisher::kMonteCarlo, false); }},
       {"kron_empirical", [&] { return one.fit(Structure::kKron, Fisher::kEmpirical, false); }},
+      {"ekfac", [&] { return one.fit(Structure::kEkfac, Fisher::kExact, true); }},
       {"diag", [&] { return one.fit(Structure::kDiag, Fisher::kExact, false); }},
       {"last_layer", [&] { return one.fit(Structure::kLastLayer, Fisher::kExact, false); }},
       {"evidence", [&] { return one.evidence(); }},

@@ -9,8 +9,8 @@ job = Job()
 
 
 def kron():
-    FIM(model=job.network, loader=job.loader(), representation=PMatKFAC, n_output=10,
-        variant="classif_logits", device="cpu")
+    FIM(model=job.network, loader=job.loader(), representation=PMatKFAC, variant="classif_logits",
+        device="cpu")
 
 
 serve({"kron_joint": kron})
