@@ -148,6 +148,7 @@ struct KronSums {
   FactorSum a, b;
   double trace = 0;
   bool started = false;
+  bool has_view = false;  // phi(x) is x itself, seen as rows
 };
 
 Sharing block_sharing(const Block& block, const CurvatureOptions& options) {
@@ -160,7 +161,7 @@ void add_either(FactorSum& sum, const Tensor& rows) {
   if (sum.wants_rows(rows.size(2))) {
     sum.add_rows(rows);
   } else {
-    sum.add_gram(gram(rows));
+    sum.add_product(rows);
   }
 }
 
@@ -205,6 +206,8 @@ void add_kron(KronSums& sums, const Block& block, const Tensor& x, const Tensor&
     const auto t = sharing == Sharing::kReduce ? 1
                    : selected                  ? phi.size(2)
                                                : block.phi(x.narrow(0, 0, 1)).size(2);
+    sums.has_view = sharing == Sharing::kExpand && !selected &&
+                    block.phi(x).storage().data() == x.storage().data();
     const auto t_out =
         sharing == Sharing::kReduce ? 1
         : selected                  ? t
@@ -216,22 +219,26 @@ void add_kron(KronSums& sums, const Block& block, const Tensor& x, const Tensor&
     if (!selected) phi = block.phi(x);
     const auto rows = sharing == Sharing::kReduce ? phi.mean(2) : phi.flatten(1, 2);
     add_either(sums.a, rows);
+  } else if (sums.has_view) {
+    sums.a.add_product(block.phi(x).flatten(1, 2));
   } else {
     sums.a.add_gram(input_factor(block, x, sharing));
   }
+  if (!selected) positions = block.to_positions(g.flatten(0, 1));
   if (selected || sums.b.wants_rows(shape[1])) {
-    if (!selected) positions = block.to_positions(g.flatten(0, 1));
     const auto t = block.is_constant() ? 1.0 : static_cast<double>(positions.size(2));
     const auto rows =
         sharing == Sharing::kReduce ? positions.sum(2) : positions.flatten(1, 2) / std::sqrt(t);
     add_either(sums.b, rows);
+  } else if (positions.size(2) == 1) {
+    sums.b.add_product(positions.flatten(1, 2));
   } else {
     sums.b.add_gram(output_factor(block, g, sharing));
   }
 }
 
 std::shared_ptr<KronCurvature> finish_kron(const std::vector<const Block*>& blocks,
-                                           const std::vector<KronSums>& sums, const Samples& data,
+                                           std::vector<KronSums>& sums, const Samples& data,
                                            const CurvatureOptions& options) {
   std::vector<KronFactor> factors(blocks.size());
   std::vector<double> ratios(blocks.size(), std::numeric_limits<double>::quiet_NaN());

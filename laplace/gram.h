@@ -10,4 +10,23 @@ namespace evariste {
 /// take two thirds of the flops of a product.
 Tensor gram(const Tensor& rows);
 
+/// The sum of the Gram matrices of many chunks: tiles are added up in the rows' own precision, at
+/// most 16 chunks, then in float64; mirrored once, at the end. Converting every chunk's matrix
+/// would cost more than multiplying it where D is large.
+class GramSum {
+ public:
+  void add(const Tensor& rows);  ///< [Q, r, D]
+  bool is_empty() const { return !part_.defined() && !sum_.defined(); }
+  /// [Q, D, D] float64, or undefined.
+  Tensor total();
+
+ private:
+  void flush();
+
+  Tensor part_;  // [D, D] in the rows' precision, lower tiles; for one group of large D
+  Tensor sum_;   // [Q, D, D] float64; of the tiled ones lower tiles only
+  int64_t added_ = 0;
+  bool tiled_ = false;
+};
+
 }  // namespace evariste

@@ -96,7 +96,8 @@ void FactorSum::add_gram(const Tensor& gram) {
   }
 }
 
-SymmetricFactor FactorSum::finish(double scale) const {
+SymmetricFactor FactorSum::finish(double scale) {
+  if (!products_.is_empty()) add_gram(products_.total());
   SymmetricFactor factor;
   if (gram_.defined()) {
     factor.matrix = scale * gram_;

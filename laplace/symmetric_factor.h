@@ -3,7 +3,7 @@
 
 #include <string_view>
 
-#include "laplace/shape.h"
+#include "laplace/gram.h"
 
 namespace evariste {
 
@@ -41,14 +41,16 @@ class FactorSum {
   explicit FactorSum(int64_t expected_rows = 0) : expected_rows_(expected_rows) {}
 
   bool wants_rows(int64_t dimension) const { return expected_rows_ < dimension; }
-  void add_rows(const Tensor& rows);  ///< [Q, r, D]
-  void add_gram(const Tensor& gram);  ///< [Q, D, D]
+  void add_rows(const Tensor& rows);                             ///< [Q, r, D]
+  void add_gram(const Tensor& gram);                             ///< [Q, D, D]
+  void add_product(const Tensor& rows) { products_.add(rows); }  ///< rows^T rows of [Q, r, D]
   /// scale * S.
-  SymmetricFactor finish(double scale) const;
+  SymmetricFactor finish(double scale);
 
  private:
   int64_t expected_rows_;
   std::vector<Tensor> rows_;
+  GramSum products_;
   Tensor gram_;
 };
 

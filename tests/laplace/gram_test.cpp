@@ -20,3 +20,21 @@ TEST_CASE("the Gram matrix by tiles is the product, of any strides", "[laplace][
       CHECK(torch::allclose(narrow, expected, 1e-4, 1e-4));
     }
 }
+
+TEST_CASE("a sum of Gram matrices is that of all rows, however many chunks", "[laplace][gram]") {
+  for (const int64_t d : {3, 130, 300})
+    for (const int64_t groups : {1, 2})
+      for (const int64_t chunks : {1, 5, 16, 37}) {
+        CAPTURE(d, groups, chunks);
+        GramSum sum;
+        CHECK(sum.is_empty());
+        std::vector<Tensor> all;
+        for (int64_t i = 0; i < chunks; ++i) {
+          all.push_back(random_tensor({groups, 7, d}, static_cast<uint64_t>(i)));
+          sum.add(all.back());
+        }
+        CHECK_FALSE(sum.is_empty());
+        const auto rows = torch::cat(all, 1);
+        CHECK(torch::allclose(sum.total(), rows.transpose(1, 2).matmul(rows), 1e-11, 1e-11));
+      }
+}
