@@ -41,15 +41,25 @@ int64_t widest(const Tape& tape) {
   return entries;
 }
 
-/// Samples per chunk, at most `batch`, so that the widest cotangent of so many columns stays in the
-/// cache: beyond it a pass over a convolutional network takes twice the time.
-int64_t chunk_size(Layer& network, const Samples& data, int64_t batch, int64_t columns) {
-  constexpr int64_t kCacheBytes = 4 << 20;
+/// How a pass is cut: samples per forward, and columns per backward of them.
+struct Cut {
+  int64_t samples, columns;
+};
+
+/// At most `batch` samples, such that the widest cotangent of a backward stays in the cache: beyond
+/// it a pass over a convolutional network takes twice the time. Where all columns of a useful
+/// number of samples are too many, a few columns at a time.
+Cut cut_of(Layer& network, const Samples& data, int64_t batch, int64_t columns) {
+  constexpr int64_t kCacheBytes = 4 << 20, kUseful = 32;
   torch::NoGradGuard no_grad;
   Tape tape;
   network.forward(data.x.narrow(0, 0, 1), &tape);
-  const auto bytes = columns * widest(tape) * static_cast<int64_t>(data.x.element_size());
-  return std::clamp<int64_t>(kCacheBytes / std::max<int64_t>(bytes, 1), 1, batch);
+  const auto column = widest(tape) * static_cast<int64_t>(data.x.element_size());
+  const auto room = std::max<int64_t>(1, kCacheBytes / std::max<int64_t>(column, 1));
+  for (auto* block : named_blocks(network))  // which positions count is seen from all columns
+    if (block->phase_stride > 1) return {std::clamp<int64_t>(room / columns, 1, batch), columns};
+  const auto together = std::clamp<int64_t>(room / std::min(kUseful, batch), 1, columns);
+  return {std::clamp<int64_t>(room / together, 1, batch), together};
 }
 
 /// Forward over chunks; per_chunk(tape, outputs f, labels y, index of the first sample).
@@ -102,7 +112,14 @@ RankedSamples rank_samples(Layer& network, const Likelihood& likelihood, const S
   return out;
 }
 
-/// Visits each listed block of a backward pass of the Fisher's columns; also sums the likelihood.
+/// Which columns a backward pass had: the first ones of its samples, of how many.
+struct Part {
+  bool is_first;
+  int64_t columns;
+};
+
+/// Visits each listed block of the backward passes of the Fisher's columns, visit(m, x, g, part);
+/// also sums the likelihood.
 template <class Visit>
 void fisher_pass(Layer& network, const Likelihood& likelihood, const Samples& given,
                  const CurvatureOptions& options, const Index& index, Fit& fit,
@@ -114,14 +131,15 @@ void fisher_pass(Layer& network, const Likelihood& likelihood, const Samples& gi
     torch::NoGradGuard no_grad;
     folds = likelihood.hessian_root(network.forward(given.x.narrow(0, 0, 1))).size(0);
   }
-  const auto chunk = chunk_size(network, given, options.batch, folds);
+  const auto cut = cut_of(network, given, options.batch, folds);
   RankedSamples order;
-  if (ranked) order = rank_samples(network, likelihood, given, options, chunk);
+  if (ranked) order = rank_samples(network, likelihood, given, options, cut.samples);
   const auto& data = ranked ? order.data : given;
   fit.dropped = order.dropped;
   double columns_sum = 0;
   for_each_chunk(
-      network, data, chunk, [&](const Tape& tape, const Tensor& f, const Tensor& y, int64_t begin) {
+      network, data, cut.samples,
+      [&](const Tape& tape, const Tensor& f, const Tensor& y, int64_t begin) {
         fit.log_likelihood +=
             likelihood.log_density(f, y).sum(torch::kFloat64).template item<double>();
         fit.normaliser += likelihood.normaliser(f).sum(torch::kFloat64).template item<double>();
@@ -130,13 +148,15 @@ void fisher_pass(Layer& network, const Likelihood& likelihood, const Samples& gi
                                     : likelihood.columns(options.fisher, f, y, options.mc_samples,
                                                          options.stream, begin);
         columns_sum += static_cast<double>(columns.size(0) * columns.size(1));
-        network.backward(
-            columns, tape,
-            [&](const Block& block, const Tensor& x, const Tensor& g) {
-              const auto m = index(block);
-              if (m >= 0) visit(static_cast<size_t>(m), x, g);
-            },
-            false);
+        const auto all = columns.size(0);
+        for (int64_t r = 0; r < all; r += cut.columns)
+          network.backward(
+              columns.narrow(0, r, std::min(cut.columns, all - r)), tape,
+              [&](const Block& block, const Tensor& x, const Tensor& g) {
+                const auto m = index(block);
+                if (m >= 0) visit(static_cast<size_t>(m), x, g, Part{r == 0, all});
+              },
+              false);
       });
   fit.columns = columns_sum / static_cast<double>(std::max<int64_t>(1, data.count()));
   fit.log_likelihood *= data.weight();
@@ -186,7 +206,7 @@ std::pair<Tensor, Tensor> kept_positions(const Block& block, const Tensor& x, co
 }
 
 void add_kron(KronSums& sums, const Block& block, const Tensor& x, const Tensor& g,
-              const CurvatureOptions& options, int64_t samples) {
+              const Part& part, const CurvatureOptions& options, int64_t samples) {
   const auto shape = block.value().sizes().vec();  // of a temporary
   const auto sharing = block_sharing(block, options);
   const bool corrected =
@@ -194,7 +214,9 @@ void add_kron(KronSums& sums, const Block& block, const Tensor& x, const Tensor&
   if (corrected || shape[1] * shape[2] == 1) sums.trace += gradient_trace(block, x, g);
   if (shape[1] * shape[2] == 1) {  // one weight per group: the exact number is its own factor
     sums.b.add_gram(squared_gradients(block, x, g));
-    sums.a.add_gram(torch::full({shape[0], 1, 1}, static_cast<double>(g.size(1)), torch::kFloat64));
+    if (part.is_first)
+      sums.a.add_gram(
+          torch::full({shape[0], 1, 1}, static_cast<double>(g.size(1)), torch::kFloat64));
     return;
   }
   Tensor phi, positions;  // where a polyphase layer drops some, those it keeps
@@ -213,16 +235,18 @@ void add_kron(KronSums& sums, const Block& block, const Tensor& x, const Tensor&
         : selected                  ? t
                    : block.to_positions(g.narrow(0, 0, 1).narrow(1, 0, 1).flatten(0, 1)).size(2);
     sums.a = FactorSum(samples * t);
-    sums.b = FactorSum(samples * t_out * g.size(0));
+    sums.b = FactorSum(samples * t_out * part.columns);
   }
-  if (selected || sums.a.wants_rows(shape[2])) {
-    if (!selected) phi = block.phi(x);
-    const auto rows = sharing == Sharing::kReduce ? phi.mean(2) : phi.flatten(1, 2);
-    add_either(sums.a, rows);
-  } else if (sums.has_view) {
-    sums.a.add_product(block.phi(x).flatten(1, 2));
-  } else {
-    sums.a.add_gram(input_factor(block, x, sharing));
+  if (part.is_first) {  // later parts have the same inputs
+    if (selected || sums.a.wants_rows(shape[2])) {
+      if (!selected) phi = block.phi(x);
+      const auto rows = sharing == Sharing::kReduce ? phi.mean(2) : phi.flatten(1, 2);
+      add_either(sums.a, rows);
+    } else if (sums.has_view) {
+      sums.a.add_product(block.phi(x).flatten(1, 2));
+    } else {
+      sums.a.add_gram(input_factor(block, x, sharing));
+    }
   }
   if (!selected) positions = block.to_positions(g.flatten(0, 1));
   if (selected || sums.b.wants_rows(shape[1])) {
@@ -272,7 +296,7 @@ std::vector<Tensor> ekfac_spectra(Layer& network, const Likelihood& likelihood, 
   std::vector<Tensor> spectra(blocks.size());
   Fit counted;  // the likelihood, summed a second time
   fisher_pass(network, likelihood, data, options, index, counted,
-              [&](size_t m, const Tensor& x, const Tensor& g) {
+              [&](size_t m, const Tensor& x, const Tensor& g, const Part&) {
                 const auto& f = kron.factors()[m];
                 const auto type = g.scalar_type();
                 const auto squares =
@@ -362,8 +386,8 @@ Fit fit_curvature(Layer& network, const Likelihood& likelihood, const Samples& d
     case Structure::kEkfac: {
       std::vector<KronSums> sums(blocks.size());
       fisher_pass(network, likelihood, data, options, index, fit,
-                  [&](size_t m, const Tensor& x, const Tensor& g) {
-                    add_kron(sums[m], *blocks[m], x, g, options, data.count());
+                  [&](size_t m, const Tensor& x, const Tensor& g, const Part& part) {
+                    add_kron(sums[m], *blocks[m], x, g, part, options, data.count());
                   });
       fit.seconds_pass = seconds_since(start);
       const auto eigen_start = Clock::now();
@@ -382,7 +406,7 @@ Fit fit_curvature(Layer& network, const Likelihood& likelihood, const Samples& d
       for (const auto* block : blocks)
         diagonals.push_back(torch::zeros(block->value().sizes(), torch::kFloat64));
       fisher_pass(network, likelihood, data, options, index, fit,
-                  [&](size_t m, const Tensor& x, const Tensor& g) {
+                  [&](size_t m, const Tensor& x, const Tensor& g, const Part&) {
                     diagonals[m] += squared_gradients(*blocks[m], x, g) * data.weight();
                   });
       fit.seconds_pass = seconds_since(start);
@@ -397,7 +421,7 @@ Fit fit_curvature(Layer& network, const Likelihood& likelihood, const Samples& d
       std::vector<Tensor> parts(blocks.size());
       size_t seen = 0;
       fisher_pass(network, likelihood, data, options, index, fit,
-                  [&](size_t m, const Tensor& x, const Tensor& g) {
+                  [&](size_t m, const Tensor& x, const Tensor& g, const Part&) {
                     parts[m] = sample_gradients(*blocks[m], x, g)
                                    .to(torch::kFloat64)
                                    .permute({1, 2, 0, 3, 4})
@@ -423,7 +447,7 @@ Gradient log_likelihood_gradient(Layer& network, const Likelihood& likelihood, c
   const Index index(blocks);
   Gradient out;
   for (const auto* block : blocks) out.blocks.push_back(torch::zeros_like(block->value()));
-  for_each_chunk(network, data, chunk_size(network, data, batch, 1),
+  for_each_chunk(network, data, cut_of(network, data, batch, 1).samples,
                  [&](const Tape& tape, const Tensor& f, const Tensor& y, int64_t) {
                    out.log_likelihood +=
                        likelihood.log_density(f, y).sum(torch::kFloat64).item<double>();
@@ -450,7 +474,7 @@ std::vector<double> fisher_traces(Layer& network, const Likelihood& likelihood, 
   std::vector<double> traces(blocks.size(), 0.0);
   Fit fit;
   fisher_pass(network, likelihood, data, options, Index(blocks), fit,
-              [&](size_t m, const Tensor& x, const Tensor& g) {
+              [&](size_t m, const Tensor& x, const Tensor& g, const Part&) {
                 traces[m] += gradient_trace(*blocks[m], x, g) * data.weight();
               });
   return traces;

@@ -77,7 +77,8 @@ Tensor output_factor(const Block& block, const Tensor& g, Sharing sharing) {
     return each.transpose(1, 2)
                .bmm(each)
                .view({positions.size(0), positions.size(1), positions.size(3), positions.size(3)})
-               .sum(1, false, torch::kFloat64) /
+               .sum(1)
+               .to(torch::kFloat64) /
            t;
   }
   const auto rows = positions.flatten(1, 2);
