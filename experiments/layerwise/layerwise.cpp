@@ -20,6 +20,7 @@
 #include "io/interrupt.h"
 #include "io/log.h"
 #include "layerwise/findings.h"
+#include "layerwise/prune.h"
 #include "layerwise/report.h"
 #include "layerwise/run.h"
 
@@ -106,7 +107,9 @@ std::string summary_name(const LayerwiseConfig& config, const CommandLine& cli) 
 }
 
 int layerwise(int argc, char** argv) {
-  auto cli = parse_command_line(argc, argv, "layerwise", kDescription, [](CLI::App& app) {
+  bool prune = false;
+  auto cli = parse_command_line(argc, argv, "layerwise", kDescription, [&](CLI::App& app) {
+    app.add_flag("--prune", prune, "also write each network without the pathways it does not need");
     app.footer(
         "Keys of the configuration, as --set KEY=VALUE, with the program's defaults; "
         "experiments/layerwise/layerwise.toml and its presets have their own:\n" +
@@ -167,6 +170,13 @@ int layerwise(int argc, char** argv) {
           ? make_report(name == cli.preset ? out : std::filesystem::path(), folders, cli.quiet)
           : std::string();
   throw_if_interrupted();
+  std::vector<std::string> pruned;
+  for (const auto& task : prune ? config.tasks : std::vector<std::string>())
+    for (int64_t s = 0; s < config.seeds; ++s) {
+      const auto folder = out / run_name(task, cli.preset, config.seed + s);
+      const auto& evidence = all[task][static_cast<size_t>(s)].at("evidence");
+      pruned.push_back(pruned_text(prune_run(folder, evidence, images_of(config, digits)), folder));
+    }
   if (cli.json) {
     std::fprintf(stdout, "%s\n", json.dump().c_str());
   } else {
@@ -176,6 +186,7 @@ int layerwise(int argc, char** argv) {
   for (const auto& folder : folders)
     std::fprintf(say, "run file   %s\n", (folder / "run.h5").string().c_str());
   std::fprintf(say, "summary    %s\n", summary_file.string().c_str());
+  for (const auto& line : pruned) std::fprintf(say, "%s\n", line.c_str());
   if (!report.empty()) std::fprintf(say, "%s\n", report.c_str());
   return 0;
 }

@@ -144,6 +144,12 @@ Digits load_digits(const LayerwiseConfig& config, const fs::path& root) {
           subset(test, torch::arange(config.data.test))};
 }
 
+Tensor images_of(const LayerwiseConfig& config, const Digits& digits) {
+  const Stream data = Stream(static_cast<uint64_t>(config.data.seed)).split("data");
+  const auto test = quadrant_mnist(digits.test, QuadrantLabel::Digit, data.split("test"));
+  return test.x.narrow(0, 0, std::min<int64_t>(500, test.size()));
+}
+
 void expect_free(const LayerwiseConfig& config, const std::string& task, int64_t seed,
                  bool with_controls, const fs::path& folder, const CommandLine& cli) {
   expect_resumable(folder, cli, hash_of(own_config(config, task, seed, with_controls)));

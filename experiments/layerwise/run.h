@@ -15,6 +15,9 @@ struct Digits {
 };
 Digits load_digits(const LayerwiseConfig& config, const std::filesystem::path& root);
 
+/// Some test images as the tasks show them, [n, 1, 32, 32].
+Tensor images_of(const LayerwiseConfig& config, const Digits& digits);
+
 /// Throws UsageError where `folder` holds a run that run_task would refuse to touch.
 void expect_free(const LayerwiseConfig& config, const std::string& task, int64_t seed,
                  bool with_controls, const std::filesystem::path& folder,

@@ -235,6 +235,24 @@ class Finished(Case):
             self.assertEqual((self.out / name / "config.toml").read_bytes(), config.read_bytes())
         self.same_as_reference(self.out)
 
+    def test_pruned_networks_have_the_same_outputs(self):
+        # FC pathways held at a millionth of the convolutions' variance have no effective dimension.
+        config = scratch / "lean.toml"
+        config.write_text(CONFIG.replace('type = "fc",', 'type = "fc", bias = false,'), "utf-8")
+        done = run("--prune", "--set", "tasks=['digit']", "--set", "controls=[]", "--set",
+                   "prior.update=none", "--set", "prior.lean=1e8", out=self.out, config=config)
+        self.assertEqual(done.returncode, 0, done.stderr)
+        line = next(line for line in done.stdout.splitlines() if line.startswith("pruned"))
+        self.assertIn("without 1.1, 3.1, outputs change by", line)
+        self.assertLess(float(line.split("change by ")[1].split()[0]), 1e-3, line)
+        folder = self.out / FOLDERS[0]
+        network = tomllib.loads((folder / "network-pruned.toml").read_text("utf-8"))
+        sums = [layer for layer in network["layer"] if layer["type"] == "sum"]
+        self.assertEqual([(len(layer["of"]), layer["of"][0]["type"], layer["scale"])
+                          for layer in sums], [(1, "conv", 0.5)] * 2)
+        self.assertLess((folder / "weights-pruned.safetensors").stat().st_size,
+                        (folder / "weights.safetensors").stat().st_size)
+
     def test_every_folder_is_looked_at_before_the_first_training(self):
         shutil.copytree(reference / FOLDERS[1], self.out / FOLDERS[1])
         self.refused(run(out=self.out), USAGE, FOLDERS[1], "finished")
