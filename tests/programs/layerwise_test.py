@@ -25,6 +25,7 @@ from pathlib import Path
 
 import h5py
 import numpy as np
+import xarray as xr
 
 USAGE, IO = 2, 4
 INTERNALS = ("c10", "at::", "Exception raised", "terminate called", "Traceback", "internal error", "toml::")
@@ -373,7 +374,17 @@ class Interrupted(Case):
         with h5py.File(self.out / FOLDERS[0] / "run.h5") as file:
             self.assertEqual(file.attrs["status"], "running")
             seen = file["controls/map/trace/train_loss"][()]
+            groups = {name: xr.open_dataset(self.out / FOLDERS[0] / "run.h5", engine="h5netcdf",
+                                            group=f"controls/map/{name}")
+                      for name in ("trace", "blocks", "pathways")}
+            self.assertEqual(groups["blocks"].prior_precision.dims, ("epoch", "block"))
+            self.assertEqual(groups["pathways"].share_variance.dims, ("epoch", "layer", "pathway"))
+            self.assertEqual(list(groups["pathways"].pathway.values), ["conv", "fc"])
+            self.assertEqual(groups["trace"].train_loss.units, "nats")
             error = process.communicate(timeout=900)[1]
+            np.testing.assert_array_equal(groups["trace"].train_loss.values, seen)
+            for group in groups.values():
+                group.close()
             self.assertEqual(process.returncode, 0, error)
             np.testing.assert_array_equal(file["controls/map/trace/train_loss"][()], seen)
         self.same_as_reference(self.out)
