@@ -6,10 +6,6 @@
 #include <bit>
 #include <cmath>
 #include <cstring>
-#include <fstream>
-#include <vector>
-
-#include "core/error.h"
 
 namespace evariste {
 namespace {
@@ -79,19 +75,6 @@ std::string Sha256::hex() {
 std::string sha256_hex(std::string_view bytes) {
   Sha256 hash;
   hash.update(bytes.data(), bytes.size());
-  return hash.hex();
-}
-
-std::string sha256_file(const std::filesystem::path& path) {
-  std::ifstream in(path, std::ios::binary);
-  if (!in) throw IoError(fmt::format("{}: cannot be read", path.string()));
-  Sha256 hash;
-  std::vector<char> chunk(1 << 20);
-  while (in) {
-    in.read(chunk.data(), static_cast<std::streamsize>(chunk.size()));
-    hash.update(chunk.data(), static_cast<size_t>(in.gcount()));
-  }
-  if (in.bad()) throw IoError(fmt::format("{}: reading failed", path.string()));
   return hash.hex();
 }
 

@@ -1,9 +1,8 @@
-// SHA-256 (FIPS 180-4) of bytes and of files, for data sets, configurations and states.
+// SHA-256 (FIPS 180-4) of bytes: data sets and configurations.
 #pragma once
 
 #include <array>
 #include <cstdint>
-#include <filesystem>
 #include <string>
 #include <string_view>
 
@@ -25,7 +24,5 @@ class Sha256 {
 };
 
 std::string sha256_hex(std::string_view bytes);
-/// Throws IoError where the file cannot be read.
-std::string sha256_file(const std::filesystem::path& path);
 
 }  // namespace evariste

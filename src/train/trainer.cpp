@@ -480,8 +480,6 @@ Outcome Trainer::outcome() {
       *network_, layers_, test_.x.narrow(0, 0, std::min<int64_t>(2000, test_.count())),
       config_.evaluation_batch);
   out.shares_effective = effective_shares(out.evidence, layers_);
-  for (const auto& block : out.evidence.blocks)
-    out.log_precisions.push_back(std::log(block.prior_precision));
   return out;
 }
 

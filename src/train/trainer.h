@@ -40,7 +40,6 @@ struct Outcome {
   Checks checks;
   Metrics test;
   std::vector<std::vector<double>> shares_variance, shares_effective;
-  std::vector<double> log_precisions;  ///< per block
 };
 
 class Trainer {
