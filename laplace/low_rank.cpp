@@ -1,0 +1,234 @@
+#include "laplace/low_rank.h"
+
+#include <chrono>
+#include <unordered_map>
+
+#include "core/error.h"
+#include "laplace/statistics.h"
+
+namespace evariste {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+Tensor gram_of_columns(const Tensor& w) {  // I + W^T W
+  return w.t().mm(w) + torch::eye(w.size(1), w.options());
+}
+
+/// H V for V [P, k]; also sums the likelihood.
+class Products {
+ public:
+  Products(Layer& network, const Likelihood& likelihood, const Samples& data,
+           const std::vector<const Block*>& blocks, int64_t batch)
+      : network_(network), likelihood_(likelihood), data_(data), blocks_(blocks), batch_(batch) {
+    int64_t begin = 0;
+    for (const auto* block : blocks_) {
+      begins_.push_back(begin);
+      index_[block] = begins_.size() - 1;
+      begin += block->parameters();
+    }
+    parameters_ = begin;
+  }
+  int64_t parameters() const { return parameters_; }
+
+  Tensor operator()(const Tensor& v, Fit* fit = nullptr) const {
+    torch::NoGradGuard no_grad;
+    const auto k = v.size(1);
+    auto out = torch::zeros({k, parameters_}, torch::kFloat64);
+    const auto directions = v.t().contiguous();  // [k, P]
+    for (int64_t begin = 0; begin < data_.count(); begin += batch_) {
+      const auto count = std::min(batch_, data_.count() - begin);
+      Tape tape;
+      const auto f = network_.forward(data_.x.narrow(0, begin, count), &tape);
+      expect_finite(f, "network outputs");
+      if (fit) {
+        const auto y = data_.y.narrow(0, begin, count);
+        fit->log_likelihood +=
+            likelihood_.log_density(f, y).sum(torch::kFloat64).item<double>() * data_.weight();
+        fit->normaliser +=
+            likelihood_.normaliser(f).sum(torch::kFloat64).item<double>() * data_.weight();
+      }
+      // Lambda in the units of the root: the noise of a Gaussian is kept apart.
+      const auto root = likelihood_.hessian_root(f);  // [R, n, C]
+      std::vector<Tensor> columns;
+      for (int64_t c = 0; c < k; ++c) {
+        const auto df = network_.jvp(Tensor(), tape, [&](const Block& block) {
+          const auto m = index_.at(&block);
+          const auto value = blocks_[m]->value();
+          return directions[c]
+              .narrow(0, begins_[m], value.numel())
+              .view(value.sizes())
+              .to(value.scalar_type());
+        });
+        const auto along = (root * df.unsqueeze(0)).sum(2, true);  // S^T df, [R, n, 1]
+        columns.push_back((root * along).sum(0));                  // S S^T df, [n, C]
+      }
+      network_.backward(
+          torch::stack(columns), tape,
+          [&](const Block& block, const Tensor& x, const Tensor& g) {
+            const auto m = index_.at(&block);
+            for (int64_t c = 0; c < k; ++c)
+              out[c].narrow(0, begins_[m], blocks_[m]->parameters()) +=
+                  blocks_[m]->gradient(x, g[c]).flatten().to(torch::kFloat64);
+          },
+          false);
+    }
+    return (out * data_.weight()).t().contiguous();
+  }
+
+ private:
+  Layer& network_;
+  const Likelihood& likelihood_;
+  const Samples& data_;
+  const std::vector<const Block*>& blocks_;
+  int64_t batch_, parameters_ = 0;
+  std::vector<int64_t> begins_;
+  std::unordered_map<const Block*, size_t> index_;
+};
+
+}  // namespace
+
+LowRankCurvature::LowRankCurvature(std::vector<const Block*> blocks, Tensor basis, Tensor values,
+                                   int64_t samples)
+    : Curvature(std::move(blocks), samples), basis_(std::move(basis)), values_(std::move(values)) {
+  for (const auto* block : blocks_) shapes_.push_back(block->value().sizes().vec());
+}
+
+Tensor LowRankCurvature::prior_diagonal(const Precisions& precisions) const {
+  std::vector<Tensor> parts;
+  for (size_t m = 0; m < blocks_.size(); ++m)
+    parts.push_back(precisions[m].to(torch::kFloat64).expand(shapes_[m]).flatten());
+  return torch::cat(parts);
+}
+
+std::vector<Tensor> LowRankCurvature::split(const Tensor& flat) const {
+  std::vector<Tensor> parts;
+  int64_t begin = 0;
+  for (const auto& shape : shapes_) {
+    const auto count = c10::multiply_integers(shape);
+    parts.push_back(flat.narrow(0, begin, count).reshape(shape));
+    begin += count;
+  }
+  return parts;
+}
+
+Tensor LowRankCurvature::whitened(const Tensor& prior) const {
+  return basis_ * prior.rsqrt().unsqueeze(1) * (scale_ * values_).sqrt();
+}
+
+double LowRankCurvature::log_det_ratio(const Precisions& precisions) const {
+  const auto m = gram_of_columns(whitened(prior_diagonal(precisions)));
+  return 2 * at::linalg_cholesky(m).diagonal().log().sum().item<double>();
+}
+
+std::vector<LogDet> LowRankCurvature::log_det(const Precisions& precisions) const {
+  const auto w = whitened(prior_diagonal(precisions));
+  const auto inverse = at::cholesky_inverse(at::linalg_cholesky(gram_of_columns(w)));
+  const auto half = w.mm(inverse);
+  const auto gamma = (half * w).sum(1);  // of each entry: the diagonal of W M^-1 W^T
+  const auto entries = split(gamma), slopes = split(gamma * (1 - gamma));
+  std::vector<LogDet> out(blocks_.size());
+  int64_t begin = 0;
+  for (size_t m = 0; m < blocks_.size(); ++m) {
+    const auto count = entries[m].numel();
+    const auto part = w.narrow(0, begin, count);
+    const auto inner = part.t().mm(half.narrow(0, begin, count));  // W_m^T W_m M^-1
+    out[m].ratio = std::numeric_limits<double>::quiet_NaN();
+    out[m].effective = entries[m].sum().item<double>();
+    // -d gamma_m / d rho_m = gamma_m - |W_m M^-1 W_m^T|^2
+    out[m].slope = out[m].effective - (inner * inner.t()).sum().item<double>();
+    out[m].entries = entries[m];
+    out[m].entry_slopes = slopes[m];
+    begin += count;
+  }
+  return out;
+}
+
+std::vector<Tensor> LowRankCurvature::solve(const std::vector<Tensor>& g,
+                                            const Precisions& precisions, double damping) const {
+  std::vector<Tensor> parts;
+  for (const auto& part : g) parts.push_back(part.to(torch::kFloat64).flatten());
+  const auto prior = prior_diagonal(precisions) + damping;
+  const auto w = whitened(prior);
+  const auto scaled = torch::cat(parts) * prior.rsqrt();
+  const auto inner =
+      at::cholesky_solve(w.t().mv(scaled).unsqueeze(1), at::linalg_cholesky(gram_of_columns(w)));
+  auto out = split((scaled - w.mm(inner).squeeze(1)) * prior.rsqrt());
+  for (size_t m = 0; m < out.size(); ++m) out[m] = out[m].to(g[m].scalar_type());
+  return out;
+}
+
+std::vector<Tensor> LowRankCurvature::sample(const Precisions& precisions,
+                                             const Stream& stream) const {
+  const auto prior = prior_diagonal(precisions);
+  const auto w = whitened(prior);
+  const auto z = normal_draws(prior, stream);
+  // (I + W W^T)^-1/2 z: along the eigenvectors W q / sqrt(s) of W W^T the factor is (1 + s)^-1/2.
+  const auto [s, q] = at::linalg_eigh(w.t().mm(w), "L");
+  const auto safe = s.clamp_min(1e-300);
+  const auto factor = torch::where(s > 0, ((1 + s).rsqrt() - 1) / safe, torch::zeros_like(s));
+  const auto along = q.t().mv(w.t().mv(z));
+  auto out = split((z + w.mv(q.mv(factor * along))) * prior.rsqrt());
+  for (size_t m = 0; m < out.size(); ++m) out[m] = out[m].to(blocks_[m]->weight().scalar_type());
+  return out;
+}
+
+Tensor LowRankCurvature::output_covariance(const std::vector<Visit>& visits,
+                                           const Precisions& precisions) const {
+  const auto prior = prior_diagonal(precisions);
+  const auto w = whitened(prior);
+  const auto variances = split(prior.reciprocal());
+  const auto type = visits[0].g.scalar_type();
+  Tensor out, inner;  // J P0^-1 J^T [n, C, C]; J P0^-1/2 W [k, C, n]
+  int64_t begin = 0;
+  for (size_t m = 0; m < visits.size(); ++m) {
+    const auto& [block, x, g] = visits[m];
+    if (!out.defined()) {
+      out = torch::zeros({g.size(1), g.size(0), g.size(0)}, g.options());
+      inner = torch::zeros({w.size(1), g.size(0), g.size(1)}, g.options());
+    }
+    add_output_covariance(*block, x, g, variances[m].to(type), Tensor(), Tensor(), out);
+    const auto count = variances[m].numel();
+    const auto columns =
+        (w.narrow(0, begin, count) * prior.narrow(0, begin, count).rsqrt().unsqueeze(1)).t();
+    for (int64_t k = 0; k < w.size(1); ++k) {
+      const auto y = block->apply(columns[k].reshape(shapes_[m]).to(type), x);
+      inner[k] += (g * y.unsqueeze(0)).flatten(2).sum(2);
+    }
+    begin += count;
+  }
+  const auto j = inner.permute({2, 1, 0}).to(torch::kFloat64);  // [n, C, k]
+  const auto m = at::linalg_cholesky(gram_of_columns(w));
+  const auto half = at::linalg_solve_triangular(m, j.flatten(0, 1).t(), false).t().view(j.sizes());
+  return out - half.matmul(half.transpose(1, 2)).to(type);
+}
+
+Fit fit_low_rank(Layer& network, const Likelihood& likelihood, const Samples& data,
+                 const LowRankOptions& options) {
+  expect_evaluation_mode(network);
+  const auto all = named_blocks(network);
+  const std::vector<const Block*> blocks(all.begin(), all.end());
+  const Products products(network, likelihood, data, blocks, options.batch);
+  const auto parameters = products.parameters();
+  const auto columns = std::min(parameters, options.rank + options.oversampling);
+  Fit fit;
+  const auto start = Clock::now();
+  auto basis = torch::empty({parameters, columns}, torch::kFloat64);
+  basis = std::get<0>(at::linalg_qr(normal_draws(basis, options.stream)));
+  for (int64_t i = 0; i <= options.iterations; ++i)
+    basis = std::get<0>(at::linalg_qr(products(basis)));
+  const auto image = products(basis, &fit);
+  fit.seconds_pass = std::chrono::duration<double>(Clock::now() - start).count();
+  const auto small = basis.t().mm(image);
+  const auto [values, vectors] = at::linalg_eigh(0.5 * (small + small.t()), "L");
+  const auto kept =
+      std::min<int64_t>(options.rank, (values > 1e-12 * values.abs().max()).sum().item<int64_t>());
+  if (kept == 0) throw NumericalError("low-rank curvature: the curvature of the network is zero");
+  fit.curvature = std::make_shared<LowRankCurvature>(
+      blocks, basis.mm(vectors.narrow(1, columns - kept, kept)),
+      values.narrow(0, columns - kept, kept).clone(), data.total > 0 ? data.total : data.count());
+  fit.columns = static_cast<double>(columns * (options.iterations + 2));
+  return fit;
+}
+
+}  // namespace evariste
