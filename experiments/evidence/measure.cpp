@@ -29,7 +29,7 @@ void polish_network(const EvidenceOptions& options, EvidenceProblem& problem, co
 
 /// --fit and --fit-noise, on the spectra of `result.fit`.
 void fit_hyperparameters(const EvidenceOptions& options, EvidenceProblem& problem,
-                         const CurvatureOptions& curvature, EvidenceResult& result) {
+                         const Stream& root, bool bases, EvidenceResult& result) {
   auto& fit = result.fit;
   fit.curvature->set_scale(problem.likelihood->curvature_scale() / options.temperature);
   if (options.fit_noise == "on") {
@@ -37,7 +37,7 @@ void fit_hyperparameters(const EvidenceOptions& options, EvidenceProblem& proble
     fit_noise(gaussian, result.priors, fit, problem.network->outputs(), options.temperature,
               options.fit == "newton");
     // Its log-likelihood is that of the old noise, and so are the columns of the empirical Fisher.
-    fit = fit_curvature(*problem.network, *problem.likelihood, problem.train, curvature);
+    fit = fit_problem(options, *problem.network, *problem.likelihood, problem.train, root, bases);
   } else if (options.fit == "newton") {
     fit_priors_newton(result.priors, *fit.curvature);
   } else if (options.fit == "adam") {
@@ -86,20 +86,19 @@ EvidenceResult measure_evidence(const EvidenceOptions& options, EvidenceProblem&
   if (options.polish > 0) polish_network(options, problem, root, log);
   const bool checks = options.checks == "on";
   // Eigenvectors cost five times the eigenvalues, and the evidence alone does without.
-  const auto curvature =
-      curvature_options(options, root, checks || problem.test || !options.save.empty());
+  const bool bases = checks || problem.test || !options.save.empty();
   auto& network = *problem.network;
   EvidenceResult result;
   for (int64_t r = 0; r < options.repeat; ++r) {
     problem.likelihood = make_likelihood(options.likelihood, options.noise);
     auto& likelihood = *problem.likelihood;
-    result.fit = fit_curvature(network, likelihood, problem.train, curvature);
+    result.fit = fit_problem(options, network, likelihood, problem.train, root, bases);
     result.seconds.fit.push_back(result.fit.seconds_pass);
     result.seconds.eigen.push_back(result.fit.seconds_eigen);
     result.priors = make_priors(options, result.fit.curvature->blocks());
 
     auto start = Clock::now();
-    fit_hyperparameters(options, problem, curvature, result);
+    fit_hyperparameters(options, problem, root, bases, result);
     const bool fitted = options.fit != "none" || options.fit_noise == "on";
     result.seconds.prior.push_back(fitted ? seconds_since(start) : 0.0);
     result.evidence = evaluate_evidence(result.fit, likelihood, result.priors, options.temperature);
@@ -111,7 +110,7 @@ EvidenceResult measure_evidence(const EvidenceOptions& options, EvidenceProblem&
                  fmt::format("log evidence {:.6g}", result.evidence.log_evidence));
   }
   if (checks) {
-    measure_trace_ratios(problem, curvature, result);
+    measure_trace_ratios(problem, curvature_options(options, root, bases), result);
     result.checks =
         check_evidence(network, *problem.likelihood, problem.train, result.fit, result.priors,
                        options.temperature, root.split("checks"), options.batch);

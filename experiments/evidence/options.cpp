@@ -8,6 +8,7 @@
 
 #include "core/expect.h"
 #include "core/nearest.h"
+#include "laplace/low_rank.h"
 #include "laplace/priors/builtin.h"
 
 namespace evariste {
@@ -71,6 +72,7 @@ void expect_values(const EvidenceOptions& o) {
   expect_at_least(flag_name("mc_samples"), o.mc_samples, 1);
   expect_at_least(flag_name("prior_steps"), o.prior_steps, 1);
   expect_at_least(flag_name("draws"), o.draws, 1);
+  expect_at_least(flag_name("rank"), o.rank, 1);
   expect_at_least(flag_name("batch"), o.batch, 1);
   expect_at_least(flag_name("repeat"), o.repeat, 1);
   expect_at_least(flag_name("polish"), o.polish, 0);
@@ -78,10 +80,18 @@ void expect_values(const EvidenceOptions& o) {
 
 void expect_combination(const EvidenceOptions& o, const CommandLine& line) {
   const bool is_regression = o.likelihood == "regression";
-  if (o.structure == "lowrank")
-    throw UsageError(
-        "--structure lowrank is not available in this version: use kron, ekfac, diag, full or "
-        "lastlayer");
+  if (o.structure == "lowrank") {
+    if (o.fisher != "exact")
+      throw UsageError(fmt::format(
+          "--fisher {}: --structure lowrank multiplies with the exact Fisher, leave it out",
+          o.fisher));
+    if (o.polish > 0)
+      throw UsageError("--polish takes K-FAC steps: use --structure kron with it, not lowrank");
+    if (o.rank_tolerance > 0)
+      throw UsageError("--rank-tolerance: --structure lowrank has no columns to leave out");
+  } else if (o.rank != EvidenceOptions().rank) {
+    throw UsageError("--rank has no meaning without --structure lowrank");
+  }
   const bool is_kron = o.structure == "kron" || o.structure == "ekfac";
   if (o.structure == "ekfac") {
     if (o.sharing == "reduce")
@@ -189,6 +199,17 @@ CurvatureOptions curvature_options(const EvidenceOptions& o, const Stream& root,
   c.stream = root.split("fisher");
   c.bases = bases;
   return c;
+}
+
+Fit fit_problem(const EvidenceOptions& options, Layer& network, const Likelihood& likelihood,
+                const Samples& data, const Stream& root, bool bases) {
+  if (options.structure != "lowrank")
+    return fit_curvature(network, likelihood, data, curvature_options(options, root, bases));
+  LowRankOptions low;
+  low.rank = options.rank;
+  low.batch = options.batch;
+  low.stream = root.split("subspace");
+  return fit_low_rank(network, likelihood, data, low);
 }
 
 torch::ScalarType scalar_type(const EvidenceOptions& options) {

@@ -21,6 +21,7 @@ struct EvidenceOptions {
   std::string correction = "trace";
   std::string bias = "exact";
   std::string positions = "selected";
+  int64_t rank = 20;
   std::string prior = "layerwise";
   std::vector<double> prior_precision = {1.0};
   std::string fit = "none";
@@ -57,6 +58,7 @@ struct EvidenceOptions {
           {"trace", "none"});
     field("positions", positions, "of a convolution before a polyphase layer", {"selected", "all"});
     field("bias", bias, "curvature of a bias shared over positions", {"exact", "expand", "joint"});
+    field("rank", rank, "eigenpairs of --structure lowrank");
     field("prior", prior, "one precision per block, one for all, or one per entry",
           {"layerwise", "scalar", "diagonal"});
     field("prior_precision", prior_precision, "one value, or one per block in order");
@@ -88,6 +90,10 @@ struct EvidenceRequest {
   EvidenceOptions options;
 };
 EvidenceRequest parse_evidence_request(int argc, char** argv);
+
+/// The curvature that the options ask for. `bases`: more than the evidence is wanted of it.
+Fit fit_problem(const EvidenceOptions& options, Layer& network, const Likelihood& likelihood,
+                const Samples& data, const Stream& root, bool bases);
 
 /// What the options mean to the engine.
 CurvatureOptions curvature_options(const EvidenceOptions& options, const Stream& root, bool bases);

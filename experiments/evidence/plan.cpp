@@ -105,6 +105,12 @@ EvidencePlan plan_memory(const EvidenceOptions& options, EvidenceProblem& proble
   }
   chunk += tile * element;
   if (options.structure == "diag") curvature = 8 * parameters;
+  if (options.structure == "lowrank") {  // a subspace, its image and their decomposition
+    constexpr int64_t kOversampling = 8;
+    const auto k = options.rank + kOversampling;
+    curvature = 4 * 8 * parameters * k;
+    chunk = batch * element * (sizes.entries + 2 * (k + 1) * sizes.widest) + tile * element;
+  }
   if (options.structure == "full" || options.structure == "lastlayer") {
     const auto dense = 8.0 * static_cast<double>(parameters) * static_cast<double>(parameters);
     if (4 * dense > machine_bytes())
@@ -134,6 +140,11 @@ double predict_seconds(const EvidenceOptions& options, EvidenceProblem& problem)
   const auto probe = curvature_options(options, Stream(0), false);
   fit_curvature(*problem.network, *problem.likelihood, few, probe);  // warm
   const auto fit = fit_curvature(*problem.network, *problem.likelihood, few, probe);
+  if (options.structure == "lowrank") {
+    const auto low =
+        fit_problem(options, *problem.network, *problem.likelihood, few, Stream(0), true);
+    return low.seconds_pass * static_cast<double>(train.count()) / static_cast<double>(count);
+  }
   double seconds =
       fit.seconds_pass * static_cast<double>(train.count()) / static_cast<double>(count);
   if (options.structure != "diag") {

@@ -6,6 +6,7 @@
 #include "io/atomic_file.h"
 #include "io/provenance.h"
 #include "io/run_record.h"
+#include "laplace/low_rank.h"
 
 namespace evariste {
 
@@ -106,6 +107,11 @@ void add_curvature(PosteriorRecord& out, const Curvature& curvature) {
   if (const auto* dense = dynamic_cast<const DenseCurvature*>(&curvature)) {
     out.tensor("curvature", "hessian", dense->hessian(), {"row", "column"},
                "Gauss-Newton matrix H, without the scale h");
+    return;
+  }
+  if (const auto* low = dynamic_cast<const LowRankCurvature*>(&curvature)) {
+    out.tensor("curvature", "values", low->values(), {"rank"}, "eigenvalues of H");
+    out.tensor("curvature", "basis", low->basis(), {"row", "rank"}, "eigenvectors of H");
     return;
   }
   for (size_t m = 0; m < blocks.size(); ++m) {

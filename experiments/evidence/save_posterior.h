@@ -12,7 +12,8 @@
 //                      a_values [Q, k_A], a_basis [Q, J, k_A], eigenvectors in columns;
 //                      ekfac: the same and spectrum [Q, k_B, k_A] in place of c b a;
 //                      diag: diagonal [Q, O, J]
-//   /curvature         full, lastlayer: hessian [P, P], entries of all blocks in order, row-major
+//   /curvature         lowrank: values [k], basis [P, k];
+//                      full, lastlayer: hessian [P, P], entries of all blocks in order, row-major
 //
 // Posterior precision P = h H + diag(prior_precision), H = c (U_B o b) U_B^T (x) (U_A o a) U_A^T
 // per block and group (directions outside an incomplete basis have H = 0), or as stored. Everything

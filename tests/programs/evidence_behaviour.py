@@ -204,7 +204,8 @@ class Evidence(unittest.TestCase):
 
     def test_the_saved_posterior_has_the_whole_evidence(self):
         self.convolutional()
-        for structure, prior in (("kron", "layerwise"), ("diag", "diagonal"), ("full", "layerwise")):
+        for structure, prior in (("kron", "layerwise"), ("ekfac", "layerwise"), ("diag", "diagonal"),
+                                 ("full", "layerwise"), ("lowrank", "layerwise")):
             report = self.evidence("--structure", structure, "--prior", prior, "--fit", "newton",
                                    "--temperature", 0.7, "--save", "p.h5", "--force")
             with h5py.File(self.folder / "p.h5") as file:
@@ -224,10 +225,14 @@ class Evidence(unittest.TestCase):
     def log_det_ratio(file, structure):
         """log|P| - log|P0| from what the file holds."""
         scale, total = file.attrs["scale"], 0.0
-        if structure == "full":
+        if structure in ("full", "lowrank"):
             blocks = file["blocks"]
             delta = np.repeat(blocks["prior_precision"][:], blocks["parameters"][:])
-            hessian = scale * file["curvature/hessian"][:]
+            if structure == "full":
+                hessian = scale * file["curvature/hessian"][:]
+            else:
+                basis = file["curvature/basis"][:]
+                hessian = scale * (basis * file["curvature/values"][:]) @ basis.T
             return np.linalg.slogdet(hessian + np.diag(delta))[1] - np.log(delta).sum()
         for name, mean_precision in zip(file["blocks/block"].asstr()[:],
                                         file["blocks/prior_precision"][:]):
@@ -238,10 +243,26 @@ class Evidence(unittest.TestCase):
             else:
                 a, b = part["a_values"][:], part["b_values"][:]
                 spectrum = part["correction"][()] * b[:, :, None] * a[:, None, :]
+                if structure == "ekfac":
+                    spectrum = part["spectrum"][:]
                 total += np.log1p(scale * spectrum / mean_precision).sum()
                 assert part["a_basis"].shape == (len(a), file[f"weights/{name}/mean"].shape[2],
                                                  a.shape[1])
         return total
+
+    def test_low_rank_grows_into_the_full_curvature(self):
+        self.convolutional()
+        full = self.evidence("--structure", "full", test=True)
+        whole = self.evidence("--structure", "lowrank", "--rank", "500", "--save", "low.h5", test=True)
+        self.assertAlmostEqual(whole["log_evidence"], full["log_evidence"], delta=1e-6)
+        np.testing.assert_allclose(whole["test_function_variance"], full["test_function_variance"],
+                                   rtol=1e-5)
+        few = self.evidence("--structure", "lowrank", "--rank", "4")
+        self.assertGreater(few["log_evidence"], full["log_evidence"])
+        self.assertTrue(math.isfinite(few["checks"]["newton_decrement"]))
+        with h5py.File(self.folder / "low.h5") as file:
+            basis = file["curvature/basis"][()]
+            np.testing.assert_allclose(basis.T @ basis, np.eye(basis.shape[1]), atol=1e-8)
 
     def test_flags_win_over_a_config(self):
         self.convolutional()
