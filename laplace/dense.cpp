@@ -1,6 +1,7 @@
 #include "laplace/dense.h"
 
 #include "core/error.h"
+#include "laplace/flat.h"
 #include "laplace/statistics.h"
 
 namespace evariste {
@@ -13,21 +14,11 @@ DenseCurvature::DenseCurvature(std::vector<const Block*> blocks, Tensor hessian,
 }
 
 Tensor DenseCurvature::prior_diagonal(const Precisions& precisions) const {
-  std::vector<Tensor> parts;
-  for (size_t m = 0; m < blocks_.size(); ++m)
-    parts.push_back(precisions[m].to(torch::kFloat64).expand(shapes_[m]).flatten());
-  return torch::cat(parts);
+  return flat_precisions(precisions, blocks_);
 }
 
 std::vector<Tensor> DenseCurvature::split(const Tensor& flat) const {
-  std::vector<Tensor> parts;
-  int64_t begin = 0;
-  for (const auto& shape : shapes_) {
-    const auto count = c10::multiply_integers(shape);
-    parts.push_back(flat.narrow(0, begin, count).reshape(shape));
-    begin += count;
-  }
-  return parts;
+  return split_by_block(flat, blocks_);
 }
 
 Tensor DenseCurvature::cholesky(const Precisions& precisions, double damping) const {

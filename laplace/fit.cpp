@@ -47,8 +47,8 @@ struct Cut {
 };
 
 /// At most `batch` samples, such that the widest cotangent of a backward stays in the cache: beyond
-/// it a pass over a convolutional network takes twice the time. Where all columns of a useful
-/// number of samples are too many, a few columns at a time.
+/// it memory traffic and page faults outweigh the arithmetic of convolutions. Where all columns of
+/// a useful number of samples are too many, a few columns at a time.
 Cut cut_of(Layer& network, const Samples& data, int64_t batch, int64_t columns) {
   constexpr int64_t kCacheBytes = 4 << 20, kUseful = 32;
   torch::NoGradGuard no_grad;
@@ -307,33 +307,31 @@ std::vector<Tensor> ekfac_spectra(Layer& network, const Likelihood& likelihood, 
   return spectra;
 }
 
-/// One weight [1, O, J] and at most its bias: a plain linear layer.
-bool is_plain_map(const std::vector<const Block*>& blocks) {
-  return blocks.size() <= 2 && !blocks[0]->is_constant() && blocks[0]->value().size(0) == 1 &&
-         (blocks.size() == 1 || (blocks[1]->is_bias && blocks[0]->bias == blocks[1]));
+/// One weight [1, O, J] and at most its bias, of one position per sample. g as reported for block
+/// m.
+bool is_linear(const std::vector<const Block*>& blocks, size_t m, const Tensor& g) {
+  const auto& weight = *blocks[0];
+  return m == 0 && blocks.size() <= 2 && !weight.is_constant() && weight.value().size(0) == 1 &&
+         (blocks.size() == 1 || weight.bias == blocks[1]) &&
+         weight.to_positions(g.flatten(0, 1)).size(2) == 1;
 }
 
-/// Full GGN of a linear layer, sum_n K_n (x) phi_n phi_n^T with K_n = sum_r g_rn g_rn^T, where each
-/// sample has one position: R/2 times fewer flops than the product of Jacobians [R n, P].
-class LastLayerSum {
+/// Full GGN of a linear layer, sum_n K_n (x) phi_n phi_n^T with K_n = sum_r g_rn g_rn^T: R/2 times
+/// fewer flops than the product of Jacobians [R n, P].
+class LinearSum {
  public:
-  LastLayerSum(const Block& weight, bool has_bias)
+  LinearSum(const Block& weight, bool has_bias)
       : outputs_(weight.value().size(1)),
         inputs_(weight.value().size(2)),
         width_(inputs_ + (has_bias ? 1 : 0)),
         sum_(torch::zeros({outputs_, width_, outputs_, width_}, torch::kFloat64)) {}
 
   void add(const Block& weight, const Tensor& x, const Tensor& g) {
-    auto phi = weight.phi(x)[0];                                     // [n, T, J]
-    const auto positions = weight.to_positions(g.flatten(0, 1))[0];  // [R n, T, O]
-    const auto n = phi.size(0), t = phi.size(1);
-    if (t > 1) {  // positions share the weight: per-sample gradients are no outer products
-      const auto rows = gradients(phi, positions.view({g.size(0), n, t, outputs_}));
-      sum_ += rows.t().mm(rows).view(sum_.sizes());
-      return;
-    }
-    phi = with_one(phi.squeeze(1));  // [n, width]
-    const auto columns = positions.view({g.size(0), n, outputs_}).permute({1, 2, 0});
+    auto phi = weight.phi(x)[0].squeeze(1);  // [n, J]
+    if (width_ > inputs_) phi = torch::cat({phi, torch::ones({phi.size(0), 1}, phi.options())}, 1);
+    const auto n = phi.size(0);
+    const auto columns =
+        weight.to_positions(g.flatten(0, 1))[0].view({g.size(0), n, outputs_}).permute({1, 2, 0});
     const auto k = columns.matmul(columns.transpose(1, 2));  // [n, O, O]
     for (int64_t o = 0; o < outputs_; ++o) {
       const auto rest = outputs_ - o;  // the others by symmetry
@@ -342,15 +340,13 @@ class LastLayerSum {
       sum_[o].narrow(1, o, rest) +=
           phi.t().mm(scaled).view({width_, rest, width_}).to(torch::kFloat64);
     }
-    half_ = true;
   }
 
   /// [P, P] in the order of weight [O, J], then bias [O].
   Tensor total(double scale) {
-    if (half_)
-      for (int64_t o = 1; o < outputs_; ++o)
-        for (int64_t other = 0; other < o; ++other)
-          sum_[o].select(1, other).copy_(sum_[other].select(1, o).t());
+    for (int64_t o = 1; o < outputs_; ++o)
+      for (int64_t other = 0; other < o; ++other)
+        sum_[o].select(1, other).copy_(sum_[other].select(1, o).t());
     const auto all = torch::arange(outputs_ * width_).view({outputs_, width_});
     const auto order = torch::cat(
         {all.narrow(1, 0, inputs_).flatten(), all.narrow(1, inputs_, width_ - inputs_).flatten()});
@@ -359,23 +355,8 @@ class LastLayerSum {
   }
 
  private:
-  Tensor with_one(const Tensor& phi) const {  // [..., J] -> [..., width]
-    if (width_ == inputs_) return phi;
-    auto shape = phi.sizes().vec();
-    shape.back() = 1;
-    return torch::cat({phi, torch::ones(shape, phi.options())}, -1);
-  }
-  Tensor gradients(const Tensor& phi, const Tensor& g) const {  // [R n, O width] float64
-    return g.transpose(2, 3)
-        .matmul(with_one(phi).unsqueeze(0))
-        .flatten(2)
-        .flatten(0, 1)
-        .to(torch::kFloat64);
-  }
-
   int64_t outputs_, inputs_, width_;
-  bool half_ = false;
-  Tensor sum_;  // [O, width, O, width]; half: [o, :, o' >= o, :] only
+  Tensor sum_;  // [O, width, O, width]; until total() [o, :, o' >= o, :] only
 };
 
 void expect_defined(const std::vector<const Block*>& blocks, const CurvatureOptions& options) {
@@ -484,27 +465,22 @@ Fit fit_curvature(Layer& network, const Likelihood& likelihood, const Samples& d
       fit.curvature = std::make_shared<DiagonalCurvature>(blocks, std::move(diagonals), total);
       break;
     }
-    case Structure::kLastLayer:
-      if (is_plain_map(blocks)) {
-        LastLayerSum sum(*blocks[0], blocks.size() > 1);
-        fisher_pass(network, likelihood, data, options, index, fit,
-                    [&](size_t m, const Tensor& x, const Tensor& g, const Part&) {
-                      if (m == 0) sum.add(*blocks[0], x, g);
-                    });
-        fit.seconds_pass = seconds_since(start);
-        fit.curvature =
-            std::make_shared<DenseCurvature>(blocks, sum.total(data.weight()), total, "lastlayer");
-        break;
-      }
-      [[fallthrough]];
-    case Structure::kFull: {
+    case Structure::kFull:
+    case Structure::kLastLayer: {
       int64_t p = 0;
       for (const auto* block : blocks) p += block->parameters();
       auto hessian = torch::zeros({p, p}, torch::kFloat64);
       std::vector<Tensor> parts(blocks.size());
       size_t seen = 0;
+      std::unique_ptr<LinearSum> linear;  // the last layer, where each sample has one position
       fisher_pass(network, likelihood, data, options, index, fit,
                   [&](size_t m, const Tensor& x, const Tensor& g, const Part&) {
+                    if (!linear && is_linear(blocks, m, g))
+                      linear = std::make_unique<LinearSum>(*blocks[0], blocks.size() > 1);
+                    if (linear) {
+                      if (m == 0) linear->add(*blocks[0], x, g);
+                      return;
+                    }
                     parts[m] = sample_gradients(*blocks[m], x, g)
                                    .to(torch::kFloat64)
                                    .permute({1, 2, 0, 3, 4})
@@ -515,6 +491,7 @@ Fit fit_curvature(Layer& network, const Likelihood& likelihood, const Samples& d
                     const auto jacobian = torch::cat(parts, 1);
                     hessian.addmm_(jacobian.t(), jacobian, 1.0, data.weight());
                   });
+      if (linear) hessian = linear->total(data.weight());
       fit.seconds_pass = seconds_since(start);
       fit.curvature = std::make_shared<DenseCurvature>(
           blocks, hessian, total, options.structure == Structure::kFull ? "full" : "lastlayer");

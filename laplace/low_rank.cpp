@@ -4,6 +4,7 @@
 #include <unordered_map>
 
 #include "core/error.h"
+#include "laplace/flat.h"
 #include "laplace/statistics.h"
 
 namespace evariste {
@@ -90,43 +91,24 @@ class Products {
 
 LowRankCurvature::LowRankCurvature(std::vector<const Block*> blocks, Tensor basis, Tensor values,
                                    int64_t samples)
-    : Curvature(std::move(blocks), samples), basis_(std::move(basis)), values_(std::move(values)) {
-  for (const auto* block : blocks_) shapes_.push_back(block->value().sizes().vec());
-}
-
-Tensor LowRankCurvature::prior_diagonal(const Precisions& precisions) const {
-  std::vector<Tensor> parts;
-  for (size_t m = 0; m < blocks_.size(); ++m)
-    parts.push_back(precisions[m].to(torch::kFloat64).expand(shapes_[m]).flatten());
-  return torch::cat(parts);
-}
-
-std::vector<Tensor> LowRankCurvature::split(const Tensor& flat) const {
-  std::vector<Tensor> parts;
-  int64_t begin = 0;
-  for (const auto& shape : shapes_) {
-    const auto count = c10::multiply_integers(shape);
-    parts.push_back(flat.narrow(0, begin, count).reshape(shape));
-    begin += count;
-  }
-  return parts;
-}
+    : Curvature(std::move(blocks), samples), basis_(std::move(basis)), values_(std::move(values)) {}
 
 Tensor LowRankCurvature::whitened(const Tensor& prior) const {
   return basis_ * prior.rsqrt().unsqueeze(1) * (scale_ * values_).sqrt();
 }
 
 double LowRankCurvature::log_det_ratio(const Precisions& precisions) const {
-  const auto m = gram_of_columns(whitened(prior_diagonal(precisions)));
+  const auto m = gram_of_columns(whitened(flat_precisions(precisions, blocks_)));
   return 2 * at::linalg_cholesky(m).diagonal().log().sum().item<double>();
 }
 
 std::vector<LogDet> LowRankCurvature::log_det(const Precisions& precisions) const {
-  const auto w = whitened(prior_diagonal(precisions));
+  const auto w = whitened(flat_precisions(precisions, blocks_));
   const auto inverse = at::cholesky_inverse(at::linalg_cholesky(gram_of_columns(w)));
   const auto half = w.mm(inverse);
   const auto gamma = (half * w).sum(1);  // of each entry: the diagonal of W M^-1 W^T
-  const auto entries = split(gamma), slopes = split(gamma * (1 - gamma));
+  const auto entries = split_by_block(gamma, blocks_),
+             slopes = split_by_block(gamma * (1 - gamma), blocks_);
   std::vector<LogDet> out(blocks_.size());
   int64_t begin = 0;
   for (size_t m = 0; m < blocks_.size(); ++m) {
@@ -148,19 +130,19 @@ std::vector<Tensor> LowRankCurvature::solve(const std::vector<Tensor>& g,
                                             const Precisions& precisions, double damping) const {
   std::vector<Tensor> parts;
   for (const auto& part : g) parts.push_back(part.to(torch::kFloat64).flatten());
-  const auto prior = prior_diagonal(precisions) + damping;
+  const auto prior = flat_precisions(precisions, blocks_) + damping;
   const auto w = whitened(prior);
   const auto scaled = torch::cat(parts) * prior.rsqrt();
   const auto inner =
       at::cholesky_solve(w.t().mv(scaled).unsqueeze(1), at::linalg_cholesky(gram_of_columns(w)));
-  auto out = split((scaled - w.mm(inner).squeeze(1)) * prior.rsqrt());
+  auto out = split_by_block((scaled - w.mm(inner).squeeze(1)) * prior.rsqrt(), blocks_);
   for (size_t m = 0; m < out.size(); ++m) out[m] = out[m].to(g[m].scalar_type());
   return out;
 }
 
 std::vector<Tensor> LowRankCurvature::sample(const Precisions& precisions,
                                              const Stream& stream) const {
-  const auto prior = prior_diagonal(precisions);
+  const auto prior = flat_precisions(precisions, blocks_);
   const auto w = whitened(prior);
   const auto z = normal_draws(prior, stream);
   // (I + W W^T)^-1/2 z: along the eigenvectors W q / sqrt(s) of W W^T the factor is (1 + s)^-1/2.
@@ -168,16 +150,16 @@ std::vector<Tensor> LowRankCurvature::sample(const Precisions& precisions,
   const auto safe = s.clamp_min(1e-300);
   const auto factor = torch::where(s > 0, ((1 + s).rsqrt() - 1) / safe, torch::zeros_like(s));
   const auto along = q.t().mv(w.t().mv(z));
-  auto out = split((z + w.mv(q.mv(factor * along))) * prior.rsqrt());
+  auto out = split_by_block((z + w.mv(q.mv(factor * along))) * prior.rsqrt(), blocks_);
   for (size_t m = 0; m < out.size(); ++m) out[m] = out[m].to(blocks_[m]->weight().scalar_type());
   return out;
 }
 
 Tensor LowRankCurvature::output_covariance(const std::vector<Visit>& visits,
                                            const Precisions& precisions) const {
-  const auto prior = prior_diagonal(precisions);
+  const auto prior = flat_precisions(precisions, blocks_);
   const auto w = whitened(prior);
-  const auto variances = split(prior.reciprocal());
+  const auto variances = split_by_block(prior.reciprocal(), blocks_);
   const auto type = visits[0].g.scalar_type();
   Tensor out, inner;  // J P0^-1 J^T [n, C, C]; J P0^-1/2 W [k, C, n]
   int64_t begin = 0;
@@ -192,7 +174,7 @@ Tensor LowRankCurvature::output_covariance(const std::vector<Visit>& visits,
     const auto columns =
         (w.narrow(0, begin, count) * prior.narrow(0, begin, count).rsqrt().unsqueeze(1)).t();
     for (int64_t k = 0; k < w.size(1); ++k) {
-      const auto y = block->apply(columns[k].reshape(shapes_[m]).to(type), x);
+      const auto y = block->apply(columns[k].reshape(block->value().sizes().vec()).to(type), x);
       inner[k] += (g * y.unsqueeze(0)).flatten(2).sum(2);
     }
     begin += count;

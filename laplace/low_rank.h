@@ -33,12 +33,9 @@ class LowRankCurvature : public Curvature {
   std::string_view structure() const override { return "lowrank"; }
 
  private:
-  Tensor prior_diagonal(const Precisions& precisions) const;  // [P]
-  Tensor whitened(const Tensor& prior) const;                 // W [P, k]
-  std::vector<Tensor> split(const Tensor& flat) const;        // [P] -> one per block
+  Tensor whitened(const Tensor& prior) const;  // W [P, k]
 
   Tensor basis_, values_;
-  std::vector<std::vector<int64_t>> shapes_;
 };
 
 struct LowRankOptions {

@@ -44,7 +44,7 @@ def evidence():
 
 def predictive():
     laplace = fitted.get("kron") or fit(KronLaplace, "kron")
-    points = job.points[:20]  # the driver scales to 100
+    points = job.points[:20]
     with torch.no_grad():
         return laplace(points, pred_type="glm", link_approx="probit").max(1).values.mean().item()
 

@@ -8,6 +8,7 @@
 #include <set>
 
 #include "core/error.h"
+#include "laplace/low_rank.h"
 
 namespace evariste {
 namespace {
@@ -106,8 +107,7 @@ EvidencePlan plan_memory(const EvidenceOptions& options, EvidenceProblem& proble
   chunk += tile * element;
   if (options.structure == "diag") curvature = 8 * parameters;
   if (options.structure == "lowrank") {  // a subspace, its image and their decomposition
-    constexpr int64_t kOversampling = 8;
-    const auto k = options.rank + kOversampling;
+    const auto k = options.rank + LowRankOptions().oversampling;
     curvature = 4 * 8 * parameters * k;
     chunk = batch * element * (sizes.entries + 2 * (k + 1) * sizes.widest) + tile * element;
   }

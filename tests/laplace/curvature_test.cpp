@@ -164,6 +164,25 @@ TEST_CASE("a last-layer curvature is a part of the full one", "[laplace]") {
   }
 }
 
+TEST_CASE("a last layer with many positions, and one without bias, are parts of the full one",
+          "[laplace]") {
+  for (const std::string layers :
+       {"{ type = 'conv', out = 3, kernel = 3 }, { type = 'global_avgpool' }",
+        "{ type = 'flatten' }, { type = 'linear', out = 3, bias = false }"}) {
+    CAPTURE(layers);
+    const auto network = network_of(
+        "input = [2, 5, 5]\nlayer = [{ type = 'conv', out = 2, kernel = 2 }, " + layers + "]");
+    randomise(*network, 1);
+    const Samples data{random_tensor({9, 2, 5, 5}, 2), random_labels(9, 3, 3)};
+    const auto full = fit_curvature(*network, Softmax(), data, options_of(Structure::kFull));
+    const auto last = fit_curvature(*network, Softmax(), data, options_of(Structure::kLastLayer));
+    const auto& whole = dynamic_cast<const DenseCurvature&>(*full.curvature).hessian();
+    const auto& part = dynamic_cast<const DenseCurvature&>(*last.curvature).hessian();
+    const auto begin = whole.size(0) - part.size(0);
+    check_close(part, whole.slice(0, begin).slice(1, begin));
+  }
+}
+
 TEST_CASE("joint blocks have the full curvature of weights and biases", "[laplace]") {
   for (const auto& example : layer_examples()) {
     CAPTURE(example.type, example.title);

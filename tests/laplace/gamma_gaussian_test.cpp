@@ -5,15 +5,30 @@
 
 using namespace evariste;
 
+namespace {
+
+/// A linear layer with random weights and its curvature.
+struct Classified {
+  std::shared_ptr<Linear> layer;
+  Fit fit;
+
+  Classified() {
+    torch::manual_seed(3);
+    layer = std::make_shared<Linear>(6, 4);
+    layer->to(torch::kFloat64);
+    layer->eval();
+    const Samples data = {torch::randn({30, 6}, torch::kFloat64),
+                          torch::randint(4, {30}, torch::kInt64), 0};
+    fit = fit_curvature(*layer, Softmax(), data, CurvatureOptions());
+  }
+};
+
+}  // namespace
+
 TEST_CASE("the Gamma hyper-prior moves the fixed point to (gamma + 2 a)/(|theta|^2 + 2 b)",
           "[laplace][prior]") {
-  torch::manual_seed(3);
-  const auto layer = std::make_shared<Linear>(6, 4);
-  layer->to(torch::kFloat64);
-  layer->eval();
-  const Samples data = {torch::randn({30, 6}, torch::kFloat64),
-                        torch::randint(4, {30}, torch::kInt64), 0};
-  const auto fit = fit_curvature(*layer, Softmax(), data, CurvatureOptions());
+  const Classified model;
+  const auto& fit = model.fit;
   const double shape = 2.5, rate = 0.7;
   const auto table = toml::table{{"type", "gamma-gaussian"}, {"shape", shape}, {"rate", rate}};
   const std::vector<int64_t> any = {1, 4, 6};
@@ -28,13 +43,8 @@ TEST_CASE("the Gamma hyper-prior moves the fixed point to (gamma + 2 a)/(|theta|
 }
 
 TEST_CASE("a shared Gamma hyper-prior counts once", "[laplace][prior]") {
-  torch::manual_seed(4);
-  const auto layer = std::make_shared<Linear>(6, 4);
-  layer->to(torch::kFloat64);
-  layer->eval();
-  const Samples data = {torch::randn({30, 6}, torch::kFloat64),
-                        torch::randint(4, {30}, torch::kInt64), 0};
-  const auto fit = fit_curvature(*layer, Softmax(), data, CurvatureOptions());
+  const Classified model;
+  const auto& fit = model.fit;
   const double shape = 2.5, rate = 0.7;
   const Priors shared(2, Prior(GammaGaussian(1.0, shape, rate)));
   fit_priors_newton(shared, *fit.curvature);
