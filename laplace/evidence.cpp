@@ -11,10 +11,6 @@ namespace {
 
 Tensor value64(const Block& block) { return block.value().detach().to(torch::kFloat64); }
 
-double inner_product(const Tensor& a, const Tensor& b) {
-  return (a.to(torch::kFloat64) * b.to(torch::kFloat64)).sum().item<double>();
-}
-
 }  // namespace
 
 double Evidence::effective_dimension() const {
@@ -64,15 +60,18 @@ Evidence evaluate_evidence(const Fit& fit, const Likelihood& likelihood, const P
     e.parameters = theta.numel();
     e.prior_precision = precisions[m].mean().item<double>();
     e.log_det_ratio = log_dets[m].ratio;
-    const auto log_precision = precisions[m].expand(theta.sizes()).log().sum().item<double>();
+    e.squared_norm = theta.square().sum().item<double>();
+    const bool is_one = precisions[m].numel() == 1;
+    const auto log_precision = precisions[m].log().sum().item<double>() *
+                               (is_one ? static_cast<double>(e.parameters) : 1.0);
     auto log_density = priors[m].log_density(theta).item<double>();
     if (is_first_use(priors, m)) log_density += priors[m].log_hyper_density().item<double>();
     e.scatter = -2 * log_density -
                 static_cast<double>(e.parameters) * std::log(2 * std::numbers::pi) + log_precision;
-    e.squared_norm = theta.square().sum().item<double>();
     e.effective_dimension = log_dets[m].effective;
-    e.evidence_gradient =
-        0.5 * (e.effective_dimension - inner_product(precisions[m], theta.square()));
+    const auto pull = is_one ? e.prior_precision * e.squared_norm
+                             : (precisions[m] * theta.square()).sum().item<double>();
+    e.evidence_gradient = 0.5 * (e.effective_dimension - pull);
     e.trace_ratio = ratios[m];
     out.scatter += e.scatter;
     out.blocks.push_back(std::move(e));

@@ -36,10 +36,9 @@ struct SpectralSums {
   double slope = 0;      ///< sum lambda delta/(lambda + delta)^2
 };
 
-/// `with_log` = false leaves log1p at 0, five times faster. scale multiplies every lambda.
-/// Cost O(number of eigenvalues above 1e-17 delta; EKFAC: all); the sum has a fixed order.
-SpectralSums spectral_sums(const KronFactor& factor, double scale, double precision,
-                           bool with_log = true);
+/// scale multiplies every lambda. Cost O(number of eigenvalues above 1e-17 delta; EKFAC: all), one
+/// division each and hardly any logarithm; the sum has a fixed order.
+SpectralSums spectral_sums(const KronFactor& factor, double scale, double precision);
 
 /// The mode of one block as a function of its precision, theta(d) = (H + d)^-1 b: what a quadratic
 /// model of the log-likelihood says the weights will do when the precision changes.

@@ -52,14 +52,14 @@ Tensor objective(const Prior& prior, const Tensor& theta, const LogDet& log_det)
   return prior.log_density(theta) - 0.5 * ((1 - log_det.entries) * log_precision).sum();
 }
 
-/// log|P| of a block with one precision, for a log det at that precision only.
+/// log|P| of a block with one precision.
 LogDet block_log_det(const Curvature& curvature, size_t m, const Precisions& precisions,
                      const std::vector<LogDet>* all) {
   if (all) return (*all)[m];
   const auto& kron = static_cast<const KronCurvature&>(curvature);
-  const auto sums = spectral_sums(kron.factors()[m], kron.scale(), precisions[m].item<double>(),
-                                  /*with_log=*/false);
+  const auto sums = spectral_sums(kron.factors()[m], kron.scale(), precisions[m].item<double>());
   LogDet out;
+  out.ratio = sums.log1p;
   out.effective = sums.effective;
   out.slope = sums.slope;
   return out;
