@@ -60,11 +60,12 @@ class Case {
     return 0;
   }
 
-  double fit(Structure structure, Fisher fisher, bool bases) {
+  double fit(Structure structure, Fisher fisher, bool bases,
+             Correction correction = Correction::kNone) {  // none of the peers corrects
     CurvatureOptions options;
     options.structure = structure;
     options.fisher = fisher;
-    options.correction = Correction::kNone;  // as the peers
+    options.correction = correction;
     options.bias = BiasCurvature::kExpand;
     options.batch = batch_;
     options.bases = bases;
@@ -151,6 +152,8 @@ int main(int argc, char** argv) {
       {"plain", [&] { return one.plain(); }},
       {"kron", [&] { return one.fit(Structure::kKron, Fisher::kExact, true); }},
       {"kron_values", [&] { return one.fit(Structure::kKron, Fisher::kExact, false); }},
+      {"kron_corrected",
+       [&] { return one.fit(Structure::kKron, Fisher::kExact, true, Correction::kTrace); }},
       {"kron_mc", [&] { return one.fit(Structure::kKron, Fisher::kMonteCarlo, false); }},
       {"kron_empirical", [&] { return one.fit(Structure::kKron, Fisher::kEmpirical, false); }},
       {"ekfac", [&] { return one.fit(Structure::kEkfac, Fisher::kExact, true); }},

@@ -112,9 +112,9 @@ RankedSamples rank_samples(Layer& network, const Likelihood& likelihood, const S
   return out;
 }
 
-/// Which columns a backward pass had: the first ones of its samples, of how many.
+/// Which columns of its samples a backward pass had, and of how many.
 struct Part {
-  bool is_first;
+  bool is_first, is_last;
   int64_t columns;
 };
 
@@ -154,7 +154,8 @@ void fisher_pass(Layer& network, const Likelihood& likelihood, const Samples& gi
               columns.narrow(0, r, std::min(cut.columns, all - r)), tape,
               [&](const Block& block, const Tensor& x, const Tensor& g) {
                 const auto m = index(block);
-                if (m >= 0) visit(static_cast<size_t>(m), x, g, Part{r == 0, all});
+                if (m >= 0)
+                  visit(static_cast<size_t>(m), x, g, Part{r == 0, r + cut.columns >= all, all});
               },
               false);
       });
@@ -169,6 +170,7 @@ struct KronSums {
   double trace = 0;
   bool started = false;
   bool has_view = false;  // phi(x) is x itself, seen as rows
+  Tensor phi;             // of the samples at hand, for all their columns
 };
 
 Sharing block_sharing(const Block& block, const CurvatureOptions& options) {
@@ -211,7 +213,11 @@ void add_kron(KronSums& sums, const Block& block, const Tensor& x, const Tensor&
   const auto sharing = block_sharing(block, options);
   const bool corrected =
       options.correction == Correction::kTrace && options.structure == Structure::kKron;
-  if (corrected || shape[1] * shape[2] == 1) sums.trace += gradient_trace(block, x, g);
+  if (corrected || shape[1] * shape[2] == 1) {
+    if (part.is_first) sums.phi = block.phi(x);
+    sums.trace += gradient_trace(block, sums.phi, g);
+    if (part.is_last) sums.phi.reset();
+  }
   if (shape[1] * shape[2] == 1) {  // one weight per group: the exact number is its own factor
     sums.b.add_gram(squared_gradients(block, x, g));
     if (part.is_first)
@@ -535,7 +541,7 @@ std::vector<double> fisher_traces(Layer& network, const Likelihood& likelihood, 
   Fit fit;
   fisher_pass(network, likelihood, data, options, Index(blocks), fit,
               [&](size_t m, const Tensor& x, const Tensor& g, const Part&) {
-                traces[m] += gradient_trace(*blocks[m], x, g) * data.weight();
+                traces[m] += gradient_trace(*blocks[m], blocks[m]->phi(x), g) * data.weight();
               });
   return traces;
 }

@@ -15,13 +15,13 @@ struct Positions {
   int64_t groups, folds, samples, positions, inputs, outputs;
 };
 
-Positions positions_of(const Block& block, const Tensor& x, const Tensor& g) {
+Positions positions_of(const Block& block, const Tensor& phi, const Tensor& g) {
   Positions p;
   p.folds = g.size(0), p.samples = g.size(1);
   const auto flat = block.to_positions(g.flatten(0, 1));  // [Q, R n, T, O]
   p.groups = flat.size(0), p.positions = flat.size(2), p.outputs = flat.size(3);
   p.g = flat.reshape({p.groups, p.folds, p.samples, p.positions, p.outputs});
-  p.phi = block.phi(x);
+  p.phi = phi;
   p.inputs = p.phi.size(3);
   if (block.is_constant() && p.positions > 1) {  // phi = 1 everywhere: sum the positions once
     p.g = p.g.sum(3, true);
@@ -86,13 +86,13 @@ Tensor output_factor(const Block& block, const Tensor& g, Sharing sharing) {
 }
 
 Tensor sample_gradients(const Block& block, const Tensor& x, const Tensor& g) {
-  const auto p = positions_of(block, x, g);
+  const auto p = positions_of(block, block.phi(x), g);
   return tile_gradients(p, 0, p.samples);
 }
 
 Tensor squared_gradients(const Block& block, const Tensor& x, const Tensor& g,
                          const Tensor& basis_b, const Tensor& basis_a) {
-  auto p = positions_of(block, x, g);
+  auto p = positions_of(block, block.phi(x), g);
   rotate(p, basis_b, basis_a);
   if (p.positions == 1) {
     const auto squares = p.g.squeeze(3).square().sum(1);  // [Q, n, O]
@@ -105,29 +105,42 @@ Tensor squared_gradients(const Block& block, const Tensor& x, const Tensor& g,
   return sum;
 }
 
-double gradient_trace(const Block& block, const Tensor& x, const Tensor& g) {
-  const auto p = positions_of(block, x, g);
+double gradient_trace(const Block& block, const Tensor& phi, const Tensor& g) {
+  const auto p = positions_of(block, phi, g);
   if (p.positions == 1) {
     const auto squares = p.g.squeeze(3).square().sum({1, 3});  // [Q, n]
     return (squares * p.phi.squeeze(2).square().sum(2)).sum(torch::kFloat64).item<double>();
   }
   const auto t = p.positions;
-  const auto gram_cost = t * t * (p.inputs + p.folds * p.outputs + p.folds);
-  if (gram_cost < p.folds * t * p.inputs * p.outputs) {
-    const auto inputs = p.phi.matmul(p.phi.transpose(2, 3)).unsqueeze(1);  // [Q, 1, n, T, T]
-    return (inputs * p.g.matmul(p.g.transpose(3, 4))).sum(torch::kFloat64).item<double>();
-  }
+  const bool has_few = t * (p.inputs + p.folds * p.outputs) < p.folds * p.inputs * p.outputs;
+  // Few samples at a time, so that their features stay in the cache for all columns.
+  const auto entries = p.groups * (has_few ? t * t : t * p.inputs);
+  const auto tile = std::clamp<int64_t>((1 << 18) / entries, 1, p.samples);
   double trace = 0;
-  for_each_tile(p, [&](int64_t begin, int64_t count) {
-    const auto gradients = tile_gradients(p, begin, count).flatten();
-    trace += gradients.dot(gradients).item<double>();
-  });
+  for (int64_t begin = 0; begin < p.samples; begin += tile) {
+    const auto count = std::min(tile, p.samples - begin);
+    const auto features = p.phi.narrow(1, begin, count);  // [Q, c, T, J]
+    Tensor grams;
+    for (int64_t r = 0; r < p.folds; ++r) {
+      const auto one = p.g.select(1, r).narrow(1, begin, count);  // [Q, c, T, O]
+      if (has_few) {
+        const auto product = one.matmul(one.transpose(2, 3));
+        grams = grams.defined() ? grams.add_(product) : product;
+      } else {
+        const auto gradients = one.transpose(2, 3).matmul(features).flatten();
+        trace += gradients.dot(gradients).item<double>();
+      }
+    }
+    if (has_few)
+      trace +=
+          grams.flatten().dot(features.matmul(features.transpose(2, 3)).flatten()).item<double>();
+  }
   return trace;
 }
 
 void add_output_covariance(const Block& block, const Tensor& x, const Tensor& g, const Tensor& s,
                            const Tensor& basis_b, const Tensor& basis_a, Tensor& out) {
-  auto p = positions_of(block, x, g);
+  auto p = positions_of(block, block.phi(x), g);
   rotate(p, basis_b, basis_a);
   if (p.positions == 1) {
     // w_i = sum_j s_ij phi_j^2, then g_c diag(w) g_d: no per-sample gradient is formed.

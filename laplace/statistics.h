@@ -29,7 +29,8 @@ Tensor squared_gradients(const Block& block, const Tensor& x, const Tensor& g,
 
 /// sum_{r,n} |G|^2_F: the exact trace of the block. Where T = 1 a product of norms; else by
 /// per-sample gradients or by the Gram form sum_{t,t'} (phi_t . phi_t')(g_t . g_t'), the cheaper.
-double gradient_trace(const Block& block, const Tensor& x, const Tensor& g);
+/// From the features phi [Q, n, T, J], which the caller may keep for further columns.
+double gradient_trace(const Block& block, const Tensor& phi, const Tensor& g);
 
 /// J Sigma J^T summed over the entries of a block whose covariance is diagonal in the bases
 /// (U_B, U_A):  out[n, c, d] += sum_{q,i,j} s[q,i,j] (U_B^T G_c U_A)_ij (U_B^T G_d U_A)_ij,
