@@ -53,6 +53,9 @@ class Block {
   virtual Tensor gradient(const Tensor& x, const Tensor& g) const;
   /// sum_{n,t} phi phi^T, [Q, J, J], float64
   virtual Tensor input_gram(const Tensor& x) const;
+  /// phi depends on parameters of its own (a bandwidth, a degree), which autograd follows from phi
+  /// and apply to them.
+  virtual bool has_hyperparameters() const { return false; }
   /// True for maps that do not depend on x (biases): backward_data is zero then.
   virtual bool is_constant() const { return false; }
 

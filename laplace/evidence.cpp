@@ -136,10 +136,10 @@ Checks check_evidence(Layer& network, const Likelihood& likelihood, const Sample
       const auto* block = curvature.blocks()[m];
       if (const auto* joint = dynamic_cast<const JointBlock*>(block)) {
         const auto inputs = sample[m].size(2) - 1;
-        directions[s][&joint->weight_block()] = sample[m].narrow(2, 0, inputs);
-        directions[s][&joint->bias_block()] = sample[m].narrow(2, inputs, 1);
+        directions[s][&joint->weight_block()] = sample[m].narrow(2, 0, inputs).unsqueeze(0);
+        directions[s][&joint->bias_block()] = sample[m].narrow(2, inputs, 1).unsqueeze(0);
       } else {
-        directions[s][block] = sample[m];
+        directions[s][block] = sample[m].unsqueeze(0);
       }
     }
   }
@@ -150,12 +150,13 @@ Checks check_evidence(Layer& network, const Likelihood& likelihood, const Sample
     const auto y = part.y.narrow(0, begin, count);
     present += likelihood.log_density(f, y).sum(torch::kFloat64).item<double>();
     for (const auto& draw : directions) {
-      const auto df = network.jvp(Tensor(), tape, [&](const Block& block) {
-        const auto found = draw.find(&block);
-        return found == draw.end() ? Tensor() : found->second;
-      });
-      sampled +=
-          likelihood.log_density(df.defined() ? f + df : f, y).sum(torch::kFloat64).item<double>();
+      const auto df = network.jvp(Tensor(), tape, along([&](const Block& block) {
+                                    const auto found = draw.find(&block);
+                                    return found == draw.end() ? Tensor() : found->second;
+                                  }));
+      sampled += likelihood.log_density(df.defined() ? f + df[0] : f, y)
+                     .sum(torch::kFloat64)
+                     .item<double>();
     }
   }
   const auto size = static_cast<double>(part.count());

@@ -173,11 +173,6 @@ struct KronSums {
   Tensor phi;             // of the samples at hand, for all their columns
 };
 
-Sharing block_sharing(const Block& block, const CurvatureOptions& options) {
-  if (!block.is_bias) return options.sharing;
-  return options.bias == BiasCurvature::kExpand ? Sharing::kExpand : Sharing::kReduce;
-}
-
 /// Rows [Q, r, D] as they are, or their Gram matrix where that is smaller.
 void add_either(FactorSum& sum, const Tensor& rows) {
   if (sum.wants_rows(rows.size(2))) {
@@ -187,30 +182,10 @@ void add_either(FactorSum& sum, const Tensor& rows) {
   }
 }
 
-/// phi [Q, n, T', J] and cotangents [Q, R n, T', O] at the positions of the phase that the layer
-/// behind keeps: of the s x s phases of g [R, n, O, H, W], the only one that is not zero.
-std::pair<Tensor, Tensor> kept_positions(const Block& block, const Tensor& x, const Tensor& g) {
-  const auto s = block.phase_stride;
-  const auto folds = g.size(0), n = g.size(1), h = g.size(3), w = g.size(4);
-  const auto size = g.abs().amax({0, 2}).view({n, h / s, s, w / s, s});
-  const auto phase = size.amax({1, 3}).view({n, s * s}).argmax(1);  // i s + j
-  const auto all = torch::arange(h * w, phase.options())
-                       .view({h / s, s, w / s, s})
-                       .permute({1, 3, 0, 2})
-                       .reshape({s * s, -1});
-  const auto index = all.index_select(0, phase);  // [n, T']
-  const auto gather = [](const Tensor& from, const Tensor& at) {
-    return from.gather(
-        2, at.view({1, at.size(0), at.size(1), 1}).expand({from.size(0), -1, -1, from.size(3)}));
-  };
-  return {gather(block.phi(x), index),
-          gather(block.to_positions(g.flatten(0, 1)), index.repeat({folds, 1}))};
-}
-
 void add_kron(KronSums& sums, const Block& block, const Tensor& x, const Tensor& g,
               const Part& part, const CurvatureOptions& options, int64_t samples) {
   const auto shape = block.value().sizes().vec();  // of a temporary
-  const auto sharing = block_sharing(block, options);
+  const auto sharing = sharing_of(block, options);
   const bool corrected =
       options.correction == Correction::kTrace && options.structure == Structure::kKron;
   if (corrected || shape[1] * shape[2] == 1) {
@@ -226,8 +201,11 @@ void add_kron(KronSums& sums, const Block& block, const Tensor& x, const Tensor&
     return;
   }
   Tensor phi, positions;  // where a polyphase layer drops some, those it keeps
-  if (options.positions == Positions::kSelected && block.phase_stride > 1 && !block.is_constant())
-    std::tie(phi, positions) = kept_positions(block, x, g);
+  if (options.positions == Positions::kSelected && block.phase_stride > 1 && !block.is_constant()) {
+    const auto kept = kept_positions(block, g);
+    phi = at_positions(block.phi(x), kept);
+    positions = at_positions(block.to_positions(g.flatten(0, 1)), kept.repeat({g.size(0), 1}));
+  }
   const bool selected = phi.defined();
   if (!sums.started) {
     sums.started = true;
@@ -388,6 +366,15 @@ void expect_defined(const std::vector<const Block*>& blocks, const CurvatureOpti
 
 }  // namespace
 
+Sharing sharing_of(const Block& block, const CurvatureOptions& options) {
+  if (!block.is_bias) return options.sharing;
+  return options.bias == BiasCurvature::kExpand ? Sharing::kExpand : Sharing::kReduce;
+}
+
+int64_t samples_per_pass(Layer& network, const Samples& data, int64_t batch, int64_t columns) {
+  return cut_of(network, data, batch, columns).samples;
+}
+
 void expect_evaluation_mode(const Layer& network) {
   for (const auto& module : network.modules()) {
     const auto* layer = dynamic_cast<const Layer*>(module.get());
@@ -439,6 +426,7 @@ Fit fit_curvature(Layer& network, const Likelihood& likelihood, const Samples& d
   Fit fit;
   const auto start = Clock::now();
   const auto total = data.total > 0 ? data.total : data.count();
+  fit.count = data.count();
   switch (options.structure) {
     case Structure::kKron:
     case Structure::kEkfac: {

@@ -60,6 +60,7 @@ struct CurvatureOptions {
 /// What a fit leaves: the curvature and the log-likelihood of the same pass.
 struct Fit {
   std::shared_ptr<Curvature> curvature;
+  int64_t count = 0;          ///< samples that were seen; the curvature may stand for more
   double log_likelihood = 0;  ///< sum over the data set, nats (rescaled for a subset)
   double normaliser = 0;      ///< the part a temperature does not divide
   double dropped = 0;         ///< part of sum tr Lambda that rank_tolerance left out
@@ -71,6 +72,13 @@ struct Fit {
 /// returned blocks are owned by `owned` where they are made here.
 std::vector<const Block*> curvature_blocks(Layer& network, const CurvatureOptions& options,
                                            std::vector<std::shared_ptr<Block>>& owned);
+
+/// Whether positions of a block are independent samples: biases have an option of their own.
+Sharing sharing_of(const Block& block, const CurvatureOptions& options);
+
+/// How many samples, at most `batch`, to take through the network at once with `columns` cotangents
+/// each, so that the widest of them stays in the cache.
+int64_t samples_per_pass(Layer& network, const Samples& data, int64_t batch, int64_t columns);
 
 /// Fits the curvature of `network` in evaluation mode. Throws UsageError for combinations that are
 /// undefined, NumericalError where a factor is not finite, naming the block.

@@ -27,4 +27,20 @@ Tensor unfold(const Tensor& g, int64_t folds) {
   return g.view(shape);
 }
 
+Tensor add_tangent(const Tensor& y, const Tensor& term) {
+  auto shape = term.sizes().vec();
+  if (term.dim() < y.dim()) shape.insert(shape.begin() + 1, y.dim() - term.dim(), 1);
+  return y + term.reshape(shape);
+}
+
+Tangents along(std::function<Tensor(const Block& block)> directions) {
+  return [directions = std::move(directions)](const Block& block, const Tensor& x) -> Tensor {
+    const auto all = directions(block);
+    if (!all.defined()) return Tensor();
+    std::vector<Tensor> out;
+    for (int64_t r = 0; r < all.size(0); ++r) out.push_back(block.apply(all[r], x));
+    return torch::stack(out);
+  };
+}
+
 }  // namespace evariste

@@ -23,11 +23,40 @@ struct Tape {
   std::vector<Tape> children;
 };
 
-/// Called by backward for each Block it passes: input x [n, ...], cotangent g [R, n, ...].
-using Sink = std::function<void(const Block& block, const Tensor& x, const Tensor& g)>;
+class Layer;
 
-/// Direction of a block's weight as [Q, O, J], or an undefined tensor for zero.
-using Direction = std::function<Tensor(const Block& block)>;
+/// Told by a layer whose derivative depends on its input, with what it recorded: the cotangent at
+/// its output (backward) or the tangent at its input (jvp), [R, n, ...].
+using Bend = std::function<void(const Layer& layer, const Tape& tape, const Tensor& g)>;
+
+/// What backward reports to.
+struct Sink {
+  using OnBlock = std::function<void(const Block& block, const Tensor& x, const Tensor& g)>;
+  /// Called for each Block: input x [n, ...], cotangent g [R, n, ...] at its output.
+  template <class F, class = std::enable_if_t<
+                         std::is_invocable_v<F, const Block&, const Tensor&, const Tensor&>>>
+  Sink(F&& on_block) : block(std::forward<F>(on_block)) {}  // NOLINT: a lambda is a sink
+  void operator()(const Block& b, const Tensor& x, const Tensor& g) const { block(b, x, g); }
+
+  OnBlock block;
+  Bend bend;
+};
+
+/// What a forward derivative starts from: tangents at the outputs of blocks.
+struct Tangents {
+  using AtBlock = std::function<Tensor(const Block& block, const Tensor& x)>;
+  /// [R, n, ...] at the output of a block with input x [n, ...], or undefined for zero.
+  template <class F,
+            class = std::enable_if_t<std::is_invocable_r_v<Tensor, F, const Block&, const Tensor&>>>
+  Tangents(F&& at_block) : block(std::forward<F>(at_block)) {}  // NOLINT: a lambda will do
+  Tensor operator()(const Block& b, const Tensor& x) const { return block(b, x); }
+
+  AtBlock block;
+  Bend bend;
+};
+
+/// Tangents of moving the weights: directions(block) [R, Q, O, J], or undefined.
+Tangents along(std::function<Tensor(const Block& block)> directions);
 
 class Layer : public torch::nn::Module {
  public:
@@ -39,9 +68,13 @@ class Layer : public torch::nn::Module {
   virtual Tensor backward(const Tensor& g, const Tape& tape, const Sink& sink,
                           bool needs_input) const = 0;
 
-  /// Directional derivative of the output [n, ...] for dx [n, ...] (undefined: zero) at the input
-  /// and `direction` at the weights; undefined where it is zero.
-  virtual Tensor jvp(const Tensor& dx, const Tape& tape, const Direction& direction) const = 0;
+  /// Derivatives of the output [R, n, ...] for dx [R, n, ...] (undefined: zero) at the input and
+  /// those of `tangents` inside; undefined where all are zero.
+  virtual Tensor jvp(const Tensor& dx, const Tape& tape, const Tangents& tangents) const = 0;
+
+  /// The derivative changes with the input, other than by pieces as relu's does, or with a
+  /// hyper-parameter: such a layer calls the `bend` of Sink and Tangents.
+  virtual bool bends() const { return false; }
 
   /// Told that the layer behind keeps one of stride x stride phases of this one's output.
   virtual void before_polyphase(int64_t stride) { (void)stride; }
@@ -60,5 +93,8 @@ std::vector<Block*> named_blocks(Layer& network);
 /// g [R, n, ...] -> [R n, ...] and back.
 Tensor fold(const Tensor& g);
 Tensor unfold(const Tensor& g, int64_t folds);
+/// y [R, n, ...] plus a term that may lack dimensions right behind the first, as the tangents of a
+/// bias do: [R, O] for [R, n, T, O].
+Tensor add_tangent(const Tensor& y, const Tensor& term);
 
 }  // namespace evariste

@@ -53,16 +53,17 @@ class Products {
       const auto root = likelihood_.hessian_root(f);  // [R, n, C]
       std::vector<Tensor> columns;
       for (int64_t c = 0; c < k; ++c) {
-        const auto df = network_.jvp(Tensor(), tape, [&](const Block& block) {
-          const auto m = index_.at(&block);
-          const auto value = blocks_[m]->value();
-          return directions[c]
-              .narrow(0, begins_[m], value.numel())
-              .view(value.sizes())
-              .to(value.scalar_type());
-        });
-        const auto along = (root * df.unsqueeze(0)).sum(2, true);  // S^T df, [R, n, 1]
-        columns.push_back((root * along).sum(0));                  // S S^T df, [n, C]
+        const auto df = network_.jvp(Tensor(), tape, along([&](const Block& block) {
+                                       const auto m = index_.at(&block);
+                                       const auto value = blocks_[m]->value();
+                                       return directions[c]
+                                           .narrow(0, begins_[m], value.numel())
+                                           .view(value.sizes())
+                                           .to(value.scalar_type())
+                                           .unsqueeze(0);
+                                     }));
+        const auto inner = (root * df).sum(2, true);  // S^T df, [R, n, 1]
+        columns.push_back((root * inner).sum(0));     // S S^T df, [n, C]
       }
       network_.backward(
           torch::stack(columns), tape,
@@ -194,6 +195,7 @@ Fit fit_low_rank(Layer& network, const Likelihood& likelihood, const Samples& da
   const auto parameters = products.parameters();
   const auto columns = std::min(parameters, options.rank + options.oversampling);
   Fit fit;
+  fit.count = data.count();
   const auto start = Clock::now();
   auto basis = torch::empty({parameters, columns}, torch::kFloat64);
   basis = std::get<0>(at::linalg_qr(normal_draws(basis, options.stream)));

@@ -56,6 +56,23 @@ void for_each_tile(const Positions& p, const Visit& visit) {
 
 }  // namespace
 
+Tensor kept_positions(const Block& block, const Tensor& g) {
+  const auto s = block.phase_stride;
+  const auto n = g.size(1), h = g.size(3), w = g.size(4);
+  const auto size = g.abs().amax({0, 2}).view({n, h / s, s, w / s, s});
+  const auto phase = size.amax({1, 3}).view({n, s * s}).argmax(1);  // i s + j
+  return torch::arange(h * w, phase.options())
+      .view({h / s, s, w / s, s})
+      .permute({1, 3, 0, 2})
+      .reshape({s * s, -1})
+      .index_select(0, phase);
+}
+
+Tensor at_positions(const Tensor& from, const Tensor& index) {
+  return from.gather(2, index.view({1, index.size(0), index.size(1), 1})
+                            .expand({from.size(0), -1, -1, from.size(3)}));
+}
+
 Tensor input_factor(const Block& block, const Tensor& x, Sharing sharing) {
   if (sharing == Sharing::kExpand) return block.input_gram(x);
   const auto mean = block.phi(x).mean(2);  // [Q, n, J]

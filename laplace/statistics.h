@@ -12,6 +12,12 @@ enum class Sharing {
   kReduce,  ///< positions are summed first: (sum_t g)(sum_t g)^T, mean_t phi
 };
 
+/// Positions [n, T'] of the phase that the polyphase layer behind a block keeps: of the s x s
+/// phases of g [R, n, O, H, W], the only one that is not zero.
+Tensor kept_positions(const Block& block, const Tensor& g);
+/// from [Q, n, T, J] at the positions [n, T'].
+Tensor at_positions(const Tensor& from, const Tensor& index);
+
 /// Kronecker input factor, [Q, J, J] float64: sum_{n,t} phi phi^T, or sum_n mean_t mean_t^T.
 Tensor input_factor(const Block& block, const Tensor& x, Sharing sharing);
 

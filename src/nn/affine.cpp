@@ -15,7 +15,9 @@ Tensor ScaleBlock::phi(const Tensor& x) const {  // -> [Q, n, T, 1]
 Tensor ScaleBlock::to_positions(const Tensor& y) const { return phi(y); }
 
 Tensor ScaleBlock::from_positions(const Tensor& y, const Tensor& x) const {
-  return y.transpose(0, 1).reshape(x.sizes());
+  auto shape = x.sizes().vec();
+  shape[0] = y.size(1);
+  return y.transpose(0, 1).reshape(shape);
 }
 
 Tensor ScaleBlock::apply(const Tensor& matrix, const Tensor& x) const {
@@ -46,10 +48,10 @@ Tensor ScalarBias::backward(const Tensor& g, const Tape& tape, const Sink& sink,
   return g;
 }
 
-Tensor ScalarBias::jvp(const Tensor& dx, const Tape& tape, const Direction& direction) const {
-  const auto db = direction(*bias_);
+Tensor ScalarBias::jvp(const Tensor& dx, const Tape& tape, const Tangents& tangents) const {
+  const auto db = tangents(*bias_, tape.x);
   if (!db.defined()) return dx;
-  return (dx.defined() ? dx : torch::zeros_like(tape.x)) + bias_->apply(db, tape.x);
+  return add_tangent(dx.defined() ? dx : torch::zeros_like(tape.x).unsqueeze(0), db);
 }
 
 void ScalarBias::visit_blocks(const std::function<void(Block&)>& visit) { visit(*bias_); }
@@ -138,20 +140,22 @@ Tensor Norm::backward(const Tensor& g, const Tape& tape, const Sink& sink, bool 
     sink(*bias_, tape.x, g);
     if (needs_input) inner = unfold(weight_->backward_data(fold(g), tape.x), g.size(0));
   }
+  if (sink.bend && bends()) sink.bend(*this, tape, g);
   return needs_input ? project(inner, tape, g.size(0)) : Tensor();
 }
 
-Tensor Norm::jvp(const Tensor& dx, const Tape& tape, const Direction& direction) const {
+Tensor Norm::jvp(const Tensor& dx, const Tape& tape, const Tangents& tangents) const {
   Tensor dy;
   const auto add = [&](const Tensor& term) { dy = dy.defined() ? dy + term : term; };
   if (dx.defined()) {
-    const auto inner = project(dx.unsqueeze(0), tape, 1).squeeze(0);
-    add(weight_ ? weight_->apply(weight_->value(), inner) : inner);
+    if (tangents.bend && bends()) tangents.bend(*this, tape, dx);
+    const auto inner = project(dx, tape, dx.size(0));
+    add(weight_ ? unfold(weight_->apply(weight_->value(), fold(inner)), dx.size(0)) : inner);
   }
   if (!weight_) return dy;
-  if (const auto dw = direction(*weight_); dw.defined()) add(weight_->apply(dw, tape.x));
-  if (const auto db = direction(*bias_); db.defined())
-    add(torch::zeros_like(tape.x) + bias_->apply(db, tape.x));
+  if (const auto dw = tangents(*weight_, tape.x); dw.defined()) add(dw);
+  if (const auto db = tangents(*bias_, tape.x); db.defined())
+    dy = add_tangent(dy.defined() ? dy : torch::zeros_like(tape.x).unsqueeze(0), db);
   return dy;
 }
 

@@ -38,7 +38,7 @@ class ScalarBias : public Layer {
   Tensor forward(const Tensor& x, Tape* tape) const override;
   Tensor backward(const Tensor& g, const Tape& tape, const Sink& sink,
                   bool needs_input) const override;
-  Tensor jvp(const Tensor& dx, const Tape& tape, const Direction& direction) const override;
+  Tensor jvp(const Tensor& dx, const Tape& tape, const Tangents& tangents) const override;
   void visit_blocks(const std::function<void(Block&)>& visit) override;
 
  private:
@@ -58,8 +58,9 @@ class Norm : public Layer {
   Tensor forward(const Tensor& x, Tape* tape) const override;
   Tensor backward(const Tensor& g, const Tape& tape, const Sink& sink,
                   bool needs_input) const override;
-  Tensor jvp(const Tensor& dx, const Tape& tape, const Direction& direction) const override;
+  Tensor jvp(const Tensor& dx, const Tape& tape, const Tangents& tangents) const override;
   void visit_blocks(const std::function<void(Block&)>& visit) override;
+  bool bends() const override { return kind_ != Kind::kBatch; }
   std::string_view varies_in_training() const override {
     return kind_ == Kind::kBatch ? "batchnorm" : "";
   }

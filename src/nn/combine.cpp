@@ -34,9 +34,9 @@ Tensor Sequential::backward(const Tensor& g, const Tape& tape, const Sink& sink,
   return needs_input ? cotangent : Tensor();
 }
 
-Tensor Sequential::jvp(const Tensor& dx, const Tape& tape, const Direction& direction) const {
+Tensor Sequential::jvp(const Tensor& dx, const Tape& tape, const Tangents& tangents) const {
   auto dy = dx;
-  for (size_t i = 0; i < layers_.size(); ++i) dy = layers_[i]->jvp(dy, tape.children[i], direction);
+  for (size_t i = 0; i < layers_.size(); ++i) dy = layers_[i]->jvp(dy, tape.children[i], tangents);
   return dy;
 }
 
@@ -54,8 +54,8 @@ Tensor Residual::backward(const Tensor& g, const Tape& tape, const Sink& sink,
   return needs_input ? g + dx : dx;
 }
 
-Tensor Residual::jvp(const Tensor& dx, const Tape& tape, const Direction& direction) const {
-  const auto dy = Sequential::jvp(dx, tape, direction);
+Tensor Residual::jvp(const Tensor& dx, const Tape& tape, const Tangents& tangents) const {
+  const auto dy = Sequential::jvp(dx, tape, tangents);
   if (!dx.defined()) return dy;
   return dy.defined() ? dx + dy : dx;
 }
@@ -94,10 +94,10 @@ Tensor Sum::backward(const Tensor& g, const Tape& tape, const Sink& sink, bool n
   return dx;
 }
 
-Tensor Sum::jvp(const Tensor& dx, const Tape& tape, const Direction& direction) const {
+Tensor Sum::jvp(const Tensor& dx, const Tape& tape, const Tangents& tangents) const {
   Tensor dy;
   for (size_t k = 0; k < paths_.size(); ++k) {
-    const auto part = paths_[k]->jvp(dx, tape.children[k], direction);
+    const auto part = paths_[k]->jvp(dx, tape.children[k], tangents);
     if (part.defined()) dy = dy.defined() ? dy + part : part;
   }
   return dy.defined() ? dy * scale() : dy;

@@ -14,7 +14,7 @@ class Sequential : public Layer {
   Tensor forward(const Tensor& x, Tape* tape) const override;
   Tensor backward(const Tensor& g, const Tape& tape, const Sink& sink,
                   bool needs_input) const override;
-  Tensor jvp(const Tensor& dx, const Tape& tape, const Direction& direction) const override;
+  Tensor jvp(const Tensor& dx, const Tape& tape, const Tangents& tangents) const override;
   void before_polyphase(int64_t stride) override;
   void visit_blocks(const std::function<void(Block&)>& visit) override;
 
@@ -28,7 +28,7 @@ class Residual : public Sequential {
   Tensor forward(const Tensor& x, Tape* tape) const override;
   Tensor backward(const Tensor& g, const Tape& tape, const Sink& sink,
                   bool needs_input) const override;
-  Tensor jvp(const Tensor& dx, const Tape& tape, const Direction& direction) const override;
+  Tensor jvp(const Tensor& dx, const Tape& tape, const Tangents& tangents) const override;
 };
 
 /// y = scale sum_k path_k(x), scale 1/K unless given: pathways of nested flexibility whose prior
@@ -43,7 +43,7 @@ class Sum : public Layer {
   Tensor forward(const Tensor& x, Tape* tape) const override;
   Tensor backward(const Tensor& g, const Tape& tape, const Sink& sink,
                   bool needs_input) const override;
-  Tensor jvp(const Tensor& dx, const Tape& tape, const Direction& direction) const override;
+  Tensor jvp(const Tensor& dx, const Tape& tape, const Tangents& tangents) const override;
   void before_polyphase(int64_t stride) override;
   void visit_blocks(const std::function<void(Block&)>& visit) override;
 

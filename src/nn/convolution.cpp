@@ -152,9 +152,9 @@ Tensor Conv1d::backward(const Tensor& g, const Tape& tape, const Sink& sink,
   return needs_input ? dx.squeeze(3) : dx;
 }
 
-Tensor Conv1d::jvp(const Tensor& dx, const Tape& tape, const Direction& direction) const {
-  const auto dy = map_->jvp(dx.defined() ? dx.unsqueeze(2) : dx, tape, direction);
-  return dy.defined() ? dy.squeeze(2) : dy;
+Tensor Conv1d::jvp(const Tensor& dx, const Tape& tape, const Tangents& tangents) const {
+  const auto dy = map_->jvp(dx.defined() ? dx.unsqueeze(3) : dx, tape, tangents);
+  return dy.defined() ? dy.squeeze(3) : dy;
 }
 
 void Conv1d::visit_blocks(const std::function<void(Block&)>& visit) { map_->visit_blocks(visit); }

@@ -115,10 +115,11 @@ Tensor FactoredFullyConnected::backward(const Tensor& g, const Tape& tape, const
 }
 
 Tensor FactoredFullyConnected::jvp(const Tensor& dx, const Tape& tape,
-                                   const Direction& direction) const {
-  const auto dz = first_->jvp(dx.defined() ? dx.flatten(2) : dx, tape.children[0], direction);
-  const auto dy = second_->jvp(dz, tape.children[1], direction);
-  return dy.defined() ? dy.reshape({dy.size(0), output_[0], output_[1], output_[2]}) : dy;
+                                   const Tangents& tangents) const {
+  const auto dz = first_->jvp(dx.defined() ? dx.flatten(3) : dx, tape.children[0], tangents);
+  const auto dy = second_->jvp(dz, tape.children[1], tangents);
+  if (!dy.defined()) return dy;
+  return dy.reshape({dy.size(0), dy.size(1), output_[0], output_[1], output_[2]});
 }
 
 void FactoredFullyConnected::visit_blocks(const std::function<void(Block&)>& visit) {

@@ -22,7 +22,7 @@ class FactoredFullyConnected : public Layer {
   Tensor forward(const Tensor& x, Tape* tape) const override;
   Tensor backward(const Tensor& g, const Tape& tape, const Sink& sink,
                   bool needs_input) const override;
-  Tensor jvp(const Tensor& dx, const Tape& tape, const Direction& direction) const override;
+  Tensor jvp(const Tensor& dx, const Tape& tape, const Tangents& tangents) const override;
   void visit_blocks(const std::function<void(Block&)>& visit) override;
 
  private:

@@ -18,6 +18,7 @@ class LastDimensionBlock : public Block {
   }
   Tensor from_positions(const Tensor& y, const Tensor& x) const override {
     auto shape = x.sizes().vec();
+    shape.front() = y.size(1);
     shape.back() = weight_.size(0);
     return y.reshape(shape);
   }

@@ -18,19 +18,20 @@ Tensor LinearMap::backward(const Tensor& g, const Tape& tape, const Sink& sink,
                            bool needs_input) const {
   sink(*weight_, tape.x, g);
   if (bias_) sink(*bias_, tape.x, g);
+  if (sink.bend && bends()) sink.bend(*this, tape, g);
   if (!needs_input) return Tensor();
   return unfold(weight_->backward_data(fold(g), tape.x), g.size(0));
 }
 
-Tensor LinearMap::jvp(const Tensor& dx, const Tape& tape, const Direction& direction) const {
+Tensor LinearMap::jvp(const Tensor& dx, const Tape& tape, const Tangents& tangents) const {
   Tensor dy;
-  const auto add = [&](const Tensor& term) { dy = dy.defined() ? dy + term : term; };
-  if (dx.defined()) add(weight_->apply(weight_->value(), dx));
-  if (const auto dw = direction(*weight_); dw.defined()) add(weight_->apply(dw, tape.x));
-  const auto db = bias_ ? direction(*bias_) : Tensor();
+  if (dx.defined() && tangents.bend && bends()) tangents.bend(*this, tape, dx);
+  if (dx.defined()) dy = unfold(weight_->apply(weight_->value(), fold(dx)), dx.size(0));
+  if (const auto dw = tangents(*weight_, tape.x); dw.defined()) dy = dy.defined() ? dy + dw : dw;
+  const auto db = bias_ ? tangents(*bias_, tape.x) : Tensor();
   if (!db.defined()) return dy;
-  if (!dy.defined()) dy = torch::zeros_like(forward(tape.x, nullptr));  // a bias alone broadcasts
-  return dy + bias_->apply(db, tape.x);
+  if (!dy.defined()) dy = torch::zeros_like(forward(tape.x, nullptr)).unsqueeze(0);
+  return add_tangent(dy, db);
 }
 
 void LinearMap::visit_blocks(const std::function<void(Block&)>& visit) {

@@ -13,8 +13,9 @@ class LinearMap : public Layer {
   Tensor forward(const Tensor& x, Tape* tape) const override;
   Tensor backward(const Tensor& g, const Tape& tape, const Sink& sink,
                   bool needs_input) const override;
-  Tensor jvp(const Tensor& dx, const Tape& tape, const Direction& direction) const override;
+  Tensor jvp(const Tensor& dx, const Tape& tape, const Tangents& tangents) const override;
   void visit_blocks(const std::function<void(Block&)>& visit) override;
+  bool bends() const override { return weight_->has_hyperparameters(); }
 
   Block& weight_block() const { return *weight_; }
 

@@ -27,33 +27,34 @@ Tensor gelu_slope(const Tensor& x) {
 
 struct Function {
   const char* name;
+  bool bends;
   Tensor (*value)(const Tensor& x, const Options& o);
   Tensor (*slope)(const Tensor& x, const Tensor& y, const Options& o);
 };
 
 const std::vector<Function>& functions() {
   static const std::vector<Function> table = {
-      {"relu", [](const Tensor& x, const Options&) { return x.relu(); },
+      {"relu", false, [](const Tensor& x, const Options&) { return x.relu(); },
        [](const Tensor& x, const Tensor&, const Options&) { return (x > 0).to(x.scalar_type()); }},
-      {"tanh", [](const Tensor& x, const Options&) { return x.tanh(); },
+      {"tanh", true, [](const Tensor& x, const Options&) { return x.tanh(); },
        [](const Tensor&, const Tensor& y, const Options&) { return 1 - y.square(); }},
-      {"sigmoid", [](const Tensor& x, const Options&) { return x.sigmoid(); },
+      {"sigmoid", true, [](const Tensor& x, const Options&) { return x.sigmoid(); },
        [](const Tensor&, const Tensor& y, const Options&) { return y * (1 - y); }},
-      {"gelu",
+      {"gelu", true,
        [](const Tensor& x, const Options& o) { return at::gelu(x, o.tanh_gelu ? "tanh" : "none"); },
        [](const Tensor& x, const Tensor&, const Options& o) {
          return o.tanh_gelu ? tanh_gelu_slope(x) : gelu_slope(x);
        }},
-      {"elu", [](const Tensor& x, const Options& o) { return at::elu(x, o.alpha); },
+      {"elu", true, [](const Tensor& x, const Options& o) { return at::elu(x, o.alpha); },
        [](const Tensor& x, const Tensor& y, const Options& o) {
          return torch::where(x > 0, torch::ones_like(x), y + o.alpha);
        }},
-      {"silu", [](const Tensor& x, const Options&) { return at::silu(x); },
+      {"silu", true, [](const Tensor& x, const Options&) { return at::silu(x); },
        [](const Tensor& x, const Tensor&, const Options&) {
          const auto s = x.sigmoid();
          return s * (1 + x * (1 - s));
        }},
-      {"softplus",
+      {"softplus", true,
        [](const Tensor& x, const Options& o) { return at::softplus(x, o.beta, o.threshold); },
        [](const Tensor& x, const Tensor&, const Options& o) {
          const auto scaled = o.beta * x;
@@ -79,6 +80,7 @@ Activation::Activation(std::string_view kind, const ActivationOptions& options)
     : value_(nullptr), slope_(nullptr), options_(options) {
   for (const auto& f : functions()) {
     if (kind != f.name) continue;
+    bends_ = f.bends;
     value_ = f.value;
     slope_ = f.slope;
   }
@@ -91,12 +93,15 @@ Tensor Activation::forward(const Tensor& x, Tape* tape) const {
   return y;
 }
 
-Tensor Activation::backward(const Tensor& g, const Tape& tape, const Sink&, bool) const {
+Tensor Activation::backward(const Tensor& g, const Tape& tape, const Sink& sink, bool) const {
+  if (sink.bend && bends()) sink.bend(*this, tape, g);
   return g * tape.aux;
 }
 
-Tensor Activation::jvp(const Tensor& dx, const Tape& tape, const Direction&) const {
-  return dx.defined() ? dx * tape.aux : dx;
+Tensor Activation::jvp(const Tensor& dx, const Tape& tape, const Tangents& tangents) const {
+  if (!dx.defined()) return dx;
+  if (tangents.bend && bends()) tangents.bend(*this, tape, dx);
+  return dx * tape.aux;
 }
 
 Tensor Gather::backward(const Tensor& g, const Tape& tape, const Sink&, bool needs_input) const {
@@ -116,10 +121,13 @@ Tensor MaxPool::forward(const Tensor& x, Tape* tape) const {
   return from_image(y, x);
 }
 
-Tensor MaxPool::jvp(const Tensor& dx, const Tape& tape, const Direction&) const {
+Tensor MaxPool::jvp(const Tensor& dx, const Tape& tape, const Tangents&) const {
   if (!dx.defined()) return dx;
   auto shape = forward(tape.x, nullptr).sizes().vec();
-  return dx.flatten(2).gather(2, tape.aux).view(shape);
+  shape.insert(shape.begin(), dx.size(0));
+  return dx.flatten(3)
+      .gather(3, tape.aux.unsqueeze(0).expand({dx.size(0), -1, -1, -1}))
+      .view(shape);
 }
 
 Tensor MaxPool::transpose(const Tensor& g, const Tape& tape) const {
@@ -141,8 +149,8 @@ Tensor AvgPool::forward(const Tensor& x, Tape* tape) const {
   return from_image(at::avg_pool2d(as_image(x), kernel_, stride_, padding_), x);
 }
 
-Tensor AvgPool::jvp(const Tensor& dx, const Tape&, const Direction&) const {
-  return dx.defined() ? forward(dx, nullptr) : dx;
+Tensor AvgPool::jvp(const Tensor& dx, const Tape&, const Tangents&) const {
+  return dx.defined() ? unfold(forward(fold(dx), nullptr), dx.size(0)) : dx;
 }
 
 Tensor AvgPool::transpose(const Tensor& g, const Tape& tape) const {
@@ -159,8 +167,8 @@ Tensor GlobalAvgPool::forward(const Tensor& x, Tape* tape) const {
   return x.flatten(2).mean(2);
 }
 
-Tensor GlobalAvgPool::jvp(const Tensor& dx, const Tape&, const Direction&) const {
-  return dx.defined() ? forward(dx, nullptr) : dx;
+Tensor GlobalAvgPool::jvp(const Tensor& dx, const Tape&, const Tangents&) const {
+  return dx.defined() ? unfold(forward(fold(dx), nullptr), dx.size(0)) : dx;
 }
 
 Tensor GlobalAvgPool::transpose(const Tensor& g, const Tape& tape) const {
@@ -178,8 +186,8 @@ Tensor Flatten::forward(const Tensor& x, Tape* tape) const {
   return x.flatten(1);
 }
 
-Tensor Flatten::jvp(const Tensor& dx, const Tape&, const Direction&) const {
-  return dx.defined() ? dx.flatten(1) : dx;
+Tensor Flatten::jvp(const Tensor& dx, const Tape&, const Tangents&) const {
+  return dx.defined() ? dx.flatten(2) : dx;
 }
 
 Tensor Flatten::transpose(const Tensor& g, const Tape& tape) const {
@@ -193,7 +201,7 @@ Polyphase::Polyphase(int64_t stride) : stride_(stride) {}
 Tensor Polyphase::phases(const Tensor& x) const {
   const auto n = x.size(0), c = x.size(1), h = x.size(2) / stride_, w = x.size(3) / stride_;
   // Phase index j s + i, so that the row offset i runs first: the order of ties.
-  return x.view({n, c, h, stride_, w, stride_})
+  return x.reshape({n, c, h, stride_, w, stride_})
       .permute({0, 5, 3, 1, 2, 4})
       .reshape({n, stride_ * stride_, c, h, w});
 }
@@ -208,9 +216,11 @@ Tensor Polyphase::forward(const Tensor& x, Tape* tape) const {
   return all.index({torch::arange(x.size(0), chosen.options()), chosen});
 }
 
-Tensor Polyphase::jvp(const Tensor& dx, const Tape& tape, const Direction&) const {
+Tensor Polyphase::jvp(const Tensor& dx, const Tape& tape, const Tangents&) const {
   if (!dx.defined()) return dx;
-  return phases(dx).index({torch::arange(dx.size(0), tape.aux.options()), tape.aux});
+  const auto chosen = tape.aux.repeat({dx.size(0)});
+  return unfold(phases(fold(dx)).index({torch::arange(chosen.size(0), chosen.options()), chosen}),
+                dx.size(0));
 }
 
 Tensor Polyphase::transpose(const Tensor& g, const Tape& tape) const {
@@ -234,7 +244,7 @@ Tensor Dropout::backward(const Tensor& g, const Tape& tape, const Sink&, bool) c
   return tape.aux.defined() ? g * tape.aux : g;
 }
 
-Tensor Dropout::jvp(const Tensor& dx, const Tape& tape, const Direction&) const {
+Tensor Dropout::jvp(const Tensor& dx, const Tape& tape, const Tangents&) const {
   return dx.defined() && tape.aux.defined() ? dx * tape.aux : dx;
 }
 

@@ -25,9 +25,11 @@ class Activation : public Layer {
   Tensor forward(const Tensor& x, Tape* tape) const override;
   Tensor backward(const Tensor& g, const Tape& tape, const Sink& sink,
                   bool needs_input) const override;
-  Tensor jvp(const Tensor& dx, const Tape& tape, const Direction& direction) const override;
+  Tensor jvp(const Tensor& dx, const Tape& tape, const Tangents& tangents) const override;
+  bool bends() const override { return bends_; }
 
  private:
+  bool bends_ = false;
   Tensor (*value_)(const Tensor& x, const ActivationOptions& options);
   Tensor (*slope_)(const Tensor& x, const Tensor& y, const ActivationOptions& options);
   ActivationOptions options_;
@@ -51,7 +53,7 @@ class MaxPool : public Gather {
   MaxPool(std::array<int64_t, 2> kernel, std::array<int64_t, 2> stride,
           std::array<int64_t, 2> padding);
   Tensor forward(const Tensor& x, Tape* tape) const override;
-  Tensor jvp(const Tensor& dx, const Tape& tape, const Direction& direction) const override;
+  Tensor jvp(const Tensor& dx, const Tape& tape, const Tangents& tangents) const override;
 
  protected:
   Tensor transpose(const Tensor& g, const Tape& tape) const override;
@@ -65,7 +67,7 @@ class AvgPool : public Gather {
   AvgPool(std::array<int64_t, 2> kernel, std::array<int64_t, 2> stride,
           std::array<int64_t, 2> padding);
   Tensor forward(const Tensor& x, Tape* tape) const override;
-  Tensor jvp(const Tensor& dx, const Tape& tape, const Direction& direction) const override;
+  Tensor jvp(const Tensor& dx, const Tape& tape, const Tangents& tangents) const override;
 
  protected:
   Tensor transpose(const Tensor& g, const Tape& tape) const override;
@@ -78,7 +80,7 @@ class AvgPool : public Gather {
 class GlobalAvgPool : public Gather {
  public:
   Tensor forward(const Tensor& x, Tape* tape) const override;
-  Tensor jvp(const Tensor& dx, const Tape& tape, const Direction& direction) const override;
+  Tensor jvp(const Tensor& dx, const Tape& tape, const Tangents& tangents) const override;
 
  protected:
   Tensor transpose(const Tensor& g, const Tape& tape) const override;
@@ -87,7 +89,7 @@ class GlobalAvgPool : public Gather {
 class Flatten : public Gather {
  public:
   Tensor forward(const Tensor& x, Tape* tape) const override;
-  Tensor jvp(const Tensor& dx, const Tape& tape, const Direction& direction) const override;
+  Tensor jvp(const Tensor& dx, const Tape& tape, const Tangents& tangents) const override;
 
  protected:
   Tensor transpose(const Tensor& g, const Tape& tape) const override;
@@ -102,7 +104,7 @@ class Polyphase : public Gather {
   explicit Polyphase(int64_t stride);
   int64_t stride() const { return stride_; }
   Tensor forward(const Tensor& x, Tape* tape) const override;
-  Tensor jvp(const Tensor& dx, const Tape& tape, const Direction& direction) const override;
+  Tensor jvp(const Tensor& dx, const Tape& tape, const Tangents& tangents) const override;
 
  protected:
   Tensor transpose(const Tensor& g, const Tape& tape) const override;
@@ -119,7 +121,7 @@ class Dropout : public Layer {
   Tensor forward(const Tensor& x, Tape* tape) const override;
   Tensor backward(const Tensor& g, const Tape& tape, const Sink& sink,
                   bool needs_input) const override;
-  Tensor jvp(const Tensor& dx, const Tape& tape, const Direction& direction) const override;
+  Tensor jvp(const Tensor& dx, const Tape& tape, const Tangents& tangents) const override;
   std::string_view varies_in_training() const override { return "dropout"; }
 
  private:

@@ -106,14 +106,18 @@ TEST_CASE("the forward derivative is the central difference", "[nn]") {
     for (const bool input : {true, false}) {
       for (const bool weights : {true, false}) {
         CAPTURE(input, weights);
-        const auto dy = network->jvp(input ? dx : Tensor(), tape, [&](const Block& block) {
-          return weights ? direction.at(&block) : Tensor();
-        });
+        // Two folds, the second twice the first.
+        const auto twice = [](const Tensor& t) { return torch::stack({t, 2 * t}); };
+        const auto dy =
+            network->jvp(input ? twice(dx) : Tensor(), tape, along([&](const Block& block) {
+                           return weights ? twice(direction.at(&block)) : Tensor();
+                         }));
         CHECK(dy.defined() == (input || weights));
         if (!dy.defined()) continue;
         const double hx = input ? kStep : 0, hw = weights ? kStep : 0;
         const auto difference = (outputs(hx, hw) - outputs(-hx, -hw)) / (2 * kStep);
-        CHECK(largest(dy - difference) < 1e-7 * std::max(1.0, largest(dy)));
+        CHECK(largest(dy[0] - difference) < 1e-7 * std::max(1.0, largest(dy)));
+        CHECK(largest(dy[1] - 2 * dy[0]) < 1e-12 * std::max(1.0, largest(dy)));
       }
     }
   }

@@ -1,0 +1,265 @@
+#include "laplace/hyper_gradient.h"
+
+#include <unordered_map>
+
+#include "core/error.h"
+
+namespace evariste {
+namespace {
+
+const KronCurvature& kron_of(const Fit& fit) {
+  const auto* kron = dynamic_cast<const KronCurvature*>(fit.curvature.get());
+  if (!kron || kron->structure() != "kron")
+    throw UsageError(fmt::format(
+        "the gradient of the evidence in hyper-parameters of the features needs structure kron, "
+        "got {}",
+        fit.curvature->structure()));
+  return *kron;
+}
+
+bool has_one_weight(const Block& block) {
+  const auto shape = block.value().sizes().vec();
+  return shape[1] * shape[2] == 1;
+}
+
+/// U diag(c) U^T + outside (I - U U^T), [Q, D, D]; c [Q, k].
+Tensor in_basis(const SymmetricFactor& factor, const Tensor& c, const Tensor& outside) {
+  const auto basis = factor.basis.to(torch::kFloat64);
+  auto out = (basis * (c - outside.unsqueeze(1)).unsqueeze(1)).matmul(basis.transpose(1, 2));
+  out.diagonal(0, 1, 2).add_(outside.unsqueeze(1));
+  return out;
+}
+
+/// The parameters without gradients of their own, so that only eta has them.
+class FrozenWeights {
+ public:
+  explicit FrozenWeights(Layer& network) {
+    for (auto& parameter : network.parameters()) {
+      if (!parameter.requires_grad()) continue;
+      frozen_.push_back(parameter.set_requires_grad(false));
+    }
+  }
+  ~FrozenWeights() {
+    for (auto& parameter : frozen_) parameter.set_requires_grad(true);
+  }
+
+ private:
+  std::vector<Tensor> frozen_;
+};
+
+/// sum_d Lambda[n, c, d] t[d, n, ...]
+Tensor mix(const Tensor& lambda, const Tensor& t) {
+  const auto flat = t.transpose(0, 1).flatten(2);  // [n, C, ..]
+  auto shape = t.sizes().vec();
+  std::swap(shape[0], shape[1]);
+  return lambda.matmul(flat).view(shape).transpose(0, 1);
+}
+
+/// One batch: what its columns say about the sums, as cotangents on outputs and features.
+class Pass {
+ public:
+  Pass(Layer& network, const Likelihood& likelihood, const Fit& fit,
+       const std::vector<LogDetCotangent>& cotangents, const CurvatureOptions& options)
+      : network_(network),
+        likelihood_(likelihood),
+        blocks_(fit.curvature->blocks()),
+        cotangents_(cotangents),
+        options_(options),
+        count_(fit.count),
+        weight_(static_cast<double>(fit.curvature->samples()) / static_cast<double>(fit.count)) {
+    for (size_t m = 0; m < blocks_.size(); ++m) {
+      const auto* joint = dynamic_cast<const JointBlock*>(blocks_[m]);
+      index_[joint ? &joint->weight_block() : blocks_[m]] = m;
+      bends_ = bends_ || blocks_[m]->has_hyperparameters();
+    }
+    for (const auto& module : network.modules()) {
+      const auto* layer = dynamic_cast<const Layer*>(module.get());
+      bends_ = bends_ || (layer && layer->bends());
+    }
+  }
+
+  /// A scalar with the gradient of 1/2 log|P|.
+  Tensor operator()(const Tensor& f, const Tape& tape) {
+    terms_ = torch::zeros({}, f.options());
+    {
+      torch::NoGradGuard no_grad;
+      lambda_ = likelihood_.hessian(f.detach()) / likelihood_.curvature_scale();
+      const auto outputs = f.size(1);
+      pair_ = torch::zeros({f.size(0), outputs, outputs}, f.options());
+      const auto basis = torch::eye(outputs, f.options()).unsqueeze(1).expand({-1, f.size(0), -1});
+      Sink sink = [&](const Block& block, const Tensor& x, const Tensor& g) { at(block, x, g); };
+      if (bends_)
+        sink.bend = [&](const Layer&, const Tape& of, const Tensor& g) { slopes_[&of] = g; };
+      network_.backward(basis, tape, sink, false);
+      if (bends_) pair_ = 0.5 * push(tape).transpose(0, 1);
+    }
+    return terms_ + (pair_ * likelihood_.hessian(f)).sum() / likelihood_.curvature_scale();
+  }
+
+ private:
+  /// Forward derivative of Gamma g; [C, n, C].
+  Tensor push(const Tape& tape) {
+    Tangents tangents = [&](const Block& block, const Tensor&) {
+      const auto found = tangents_.find(&block);
+      return found == tangents_.end() ? Tensor() : found->second;
+    };
+    tangents.bend = [&](const Layer& layer, const Tape& of, const Tensor& dx) {
+      const auto mixed = mix(lambda_, dx);
+      torch::AutoGradMode enabled(true);
+      const auto dy = layer.jvp(mixed, of, [](const Block&, const Tensor&) { return Tensor(); });
+      if (dy.requires_grad()) terms_ = terms_ + (slopes_.at(&of) * dy).sum();
+    };
+    const auto out = network_.jvp(Tensor(), tape, tangents);
+    tangents_.clear();
+    slopes_.clear();
+    return out;
+  }
+
+  void at(const Block& reported, const Tensor& x, const Tensor& g) {
+    const auto found = index_.find(&reported);
+    if (found == index_.end()) return;
+    const auto& block = *blocks_[found->second];
+    const auto& gamma = cotangents_[found->second];
+    const auto type = g.scalar_type();
+    const auto folds = g.size(0), n = g.size(1);
+    auto phi = block.phi(x.detach());                      // [Q, n, T, J]
+    auto positions = block.to_positions(g.flatten(0, 1));  // [Q, C n, T, O]
+    const auto all = positions.size(2);
+    Tensor kept;
+    if (options_.positions == Positions::kSelected && block.phase_stride > 1 &&
+        !block.is_constant()) {
+      kept = kept_positions(block, g);
+      phi = at_positions(phi, kept);
+      positions = at_positions(positions, kept.repeat({folds, 1}));
+    }
+    const auto t = positions.size(2), groups = phi.size(0), outputs = positions.size(3);
+    const auto columns = positions.reshape({groups, folds, n, t, outputs});
+    const auto sums = block.is_constant() ? columns.sum(3, true) : columns;  // phi has T = 1
+    Tensor pull;                           // on the cotangents, [Q, C, n, T or 1, O]
+    auto on_phi = torch::zeros_like(phi);  // on the features
+    const auto add_pull = [&](const Tensor& term) { pull = pull.defined() ? pull + term : term; };
+    if (gamma.output.defined()) {
+      const auto b = gamma.output.to(type).unsqueeze(1).unsqueeze(1);
+      const auto a = gamma.input.to(type).unsqueeze(1);
+      if (sharing_of(block, options_) == Sharing::kReduce) {
+        add_pull(2 * weight_ * columns.sum(3, true).matmul(b));
+        on_phi += phi.mean(2, true).matmul(a) * (2.0 / static_cast<double>(count_ * phi.size(2)));
+      } else {
+        const auto share = block.is_constant() ? 1.0 : static_cast<double>(t);
+        add_pull(2 * weight_ / share * columns.matmul(b));
+        on_phi += phi.matmul(a) * (2.0 / static_cast<double>(count_));
+      }
+    }
+    if (gamma.trace.defined()) {
+      const auto kappa = (2 * weight_ * gamma.trace.to(type)).view({-1, 1, 1, 1, 1});
+      if (sums.size(3) == 1) {  // |G|^2 = |g|^2 |phi|^2
+        add_pull(kappa * phi.square().sum(3, true).unsqueeze(1) * sums);
+        const auto along = (sums * mixed_columns(sums)).sum({1, 4}).unsqueeze(3);  // [Q, n, 1, 1]
+        on_phi += kappa.squeeze(1) * along * phi;
+      } else {
+        const auto gradients = sums.transpose(3, 4).matmul(phi.unsqueeze(1));  // [Q, C, n, O, J]
+        add_pull(kappa * phi.unsqueeze(1).matmul(gradients.transpose(3, 4)));
+        on_phi += kappa.squeeze(1) * mixed_columns(sums).matmul(gradients).sum(1);
+      }
+    }
+    pull = pull.expand_as(columns);
+    if (bends_) {
+      auto back = pull.flatten(1, 2);
+      if (kept.defined()) {
+        auto shape = back.sizes().vec();
+        shape[2] = all;
+        const auto index = kept.repeat({folds, 1}).unsqueeze(0).unsqueeze(3).expand_as(back);
+        back = torch::zeros(shape, back.options()).scatter_(2, index, back);
+      }
+      tangents_[&reported] = block.from_positions(back, x).reshape(g.sizes());
+    } else {
+      const auto flat = [](const Tensor& s) { return s.permute({2, 1, 0, 3, 4}).flatten(2); };
+      pair_ += 0.5 * flat(pull).matmul(flat(columns).transpose(1, 2));
+    }
+    if (block.is_constant() || !(x.requires_grad() || block.has_hyperparameters())) return;
+    torch::AutoGradMode enabled(true);
+    const auto features = block.phi(x);
+    terms_ = terms_ + ((kept.defined() ? at_positions(features, kept) : features) * on_phi).sum();
+  }
+
+  /// sum_d Lambda[n, c, d] of columns [Q, C, n, T, O].
+  Tensor mixed_columns(const Tensor& columns) const {
+    return mix(lambda_, columns.permute({1, 2, 0, 3, 4})).permute({2, 0, 1, 3, 4});
+  }
+
+  Layer& network_;
+  const Likelihood& likelihood_;
+  const std::vector<const Block*>& blocks_;
+  const std::vector<LogDetCotangent>& cotangents_;
+  const CurvatureOptions& options_;
+  int64_t count_;
+  double weight_;
+  bool bends_ = false;
+  std::unordered_map<const Block*, size_t> index_;
+  std::unordered_map<const Block*, Tensor> tangents_;  // Gamma g at the outputs of blocks
+  std::unordered_map<const Tape*, Tensor> slopes_;     // g at the outputs of layers that bend
+  Tensor lambda_, pair_, terms_;
+};
+
+}  // namespace
+
+std::vector<LogDetCotangent> log_det_cotangents(const Fit& fit, const Precisions& precisions) {
+  const auto& kron = kron_of(fit);
+  torch::NoGradGuard no_grad;
+  std::vector<LogDetCotangent> out;
+  for (size_t m = 0; m < kron.blocks().size(); ++m) {
+    const auto& f = kron.factors()[m];
+    const double delta = precisions[m].item<double>();
+    const double half = 0.5 * kron.scale() * f.correction;
+    const auto inverse = (kron.eigenvalues(m) + delta).reciprocal();  // [Q, k_B, k_A]
+    const auto a = f.a.values.unsqueeze(1), b = f.b.values.unsqueeze(2);
+    LogDetCotangent cotangent;
+    if (has_one_weight(*kron.blocks()[m])) {
+      cotangent.trace = (half * inverse * a).flatten();
+      out.push_back(std::move(cotangent));
+      continue;
+    }
+    cotangent.output = in_basis(f.b, half * (inverse * a).sum(2), half / delta * a.sum({1, 2}));
+    cotangent.input = in_basis(f.a, half * (inverse * b).sum(1), half / delta * b.sum({1, 2}));
+    if (std::isfinite(kron.trace_ratios()[m])) {
+      const auto traces_a = f.a.traces(), traces_b = f.b.traces();  // [Q]
+      const auto product = (traces_a * traces_b).sum().item<double>();
+      const double share = 0.5 * (kron.eigenvalues(m) * inverse).sum().item<double>() / product;
+      cotangent.input.diagonal(0, 1, 2).sub_(share * traces_b.unsqueeze(1));
+      cotangent.output.diagonal(0, 1, 2).sub_(share * traces_a.unsqueeze(1));
+      cotangent.trace = torch::full_like(traces_a, share / f.correction);
+    }
+    out.push_back(std::move(cotangent));
+  }
+  return out;
+}
+
+Tensor evidence_surrogate(Layer& network, const Likelihood& likelihood, const Samples& batch,
+                          const Fit& fit, const std::vector<LogDetCotangent>& cotangents,
+                          double temperature, const CurvatureOptions& options) {
+  expect_evaluation_mode(network);
+  kron_of(fit);
+  if (options.fisher != Fisher::kExact)
+    throw UsageError(
+        "the gradient of the evidence in hyper-parameters of the features needs fisher exact");
+  torch::AutoGradMode enabled(true);
+  const FrozenWeights frozen(network);
+  Pass pass(network, likelihood, fit, cotangents, options);
+  auto total = torch::zeros({}, torch::kFloat64);
+  const auto count = batch.count();
+  const auto outputs = network.forward(batch.x.narrow(0, 0, 1).detach()).size(1);
+  const auto step = samples_per_pass(network, batch, options.batch, outputs);
+  for (int64_t begin = 0; begin < count; begin += step) {
+    const auto part = std::min(step, count - begin);
+    Tape tape;
+    const auto f = network.forward(batch.x.narrow(0, begin, part), &tape);
+    const auto density = likelihood.log_density(f, batch.y.narrow(0, begin, part));
+    const auto normaliser = likelihood.normaliser(f);
+    const auto fitted = ((density - normaliser) / temperature + normaliser).sum(torch::kFloat64);
+    const auto curved = pass(f, tape);  // of use for its gradient only
+    total = total + batch.weight() * fitted - (curved - curved.detach());
+  }
+  return total;
+}
+
+}  // namespace evariste

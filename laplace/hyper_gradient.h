@@ -1,0 +1,43 @@
+// Gradient of the evidence in hyper-parameters eta that the inputs or the features depend on: the
+// range of an augmentation, a bandwidth, a degree. Kronecker-factored curvature, exact Fisher.
+//
+// 1/2 log|P| depends on eta through sums over the data: phi phi^T, g g^T and the exact trace. Its
+// derivatives in those sums (Gamma, "cotangents") are closed form in the spectra, and no derivative
+// of an eigenvector appears. What is left, sum_n <Gamma, d(..)>, would be a second derivative of
+// the network by way of autograd over the backward pass of every column. Here it is
+//   1. one folded backward of the canonical basis of the outputs, without a graph;
+//   2. M_n = J_n Gamma J_n^T [C, C] and <M_n, d Lambda(f_n)>, a cotangent on the outputs;
+//   3. Gamma phi, a cotangent on the features;
+//   4. where a layer's slope changes with its input (tanh, not relu), one folded forward derivative
+//      of the tangents Gamma g, and <g, d slope o tangent> layer by layer;
+//   5. one ordinary backward of the batch from all of these.
+#pragma once
+
+#include "laplace/fit.h"
+
+namespace evariste {
+
+/// Derivatives of 1/2 (log|P| - log|P0|) in the sums that one block's factors are made of.
+struct LogDetCotangent {
+  Tensor input;   ///< Gamma^A [Q, J, J]: in the input factor A
+  Tensor output;  ///< Gamma^B [Q, O, O]: in the output factor B
+  Tensor trace;   ///< [Q]: in sum_{r,n} |G|^2 of a group
+};
+
+/// Of every block, for a fit with bases. With a trace correction c = tr F/(tr A tr B) also its own
+/// derivatives: without it sum_l <Gamma^A, A> = 1/2 gamma_l = sum_l <Gamma^B, B>. Throws UsageError
+/// for other structures than kron.
+std::vector<LogDetCotangent> log_det_cotangents(const Fit& fit, const Precisions& precisions);
+
+/// Sum of log p(y|f)/temperature of a batch, a scalar whose gradient is that of the batch's share
+/// of the whole log evidence: over the batches of the fit's data the gradients add up to
+/// d log q(D)/d eta, with weights and prior precisions held. batch.x and the features may depend on
+/// leaves that require a gradient; call backward() on the result, or torch::autograd::grad.
+///
+/// `options` are those of the fit. Cost: for networks whose layers do not bend about one fit of the
+/// batch, else another folded forward; memory as in a fit.
+Tensor evidence_surrogate(Layer& network, const Likelihood& likelihood, const Samples& batch,
+                          const Fit& fit, const std::vector<LogDetCotangent>& cotangents,
+                          double temperature, const CurvatureOptions& options);
+
+}  // namespace evariste
