@@ -14,6 +14,7 @@
 #include <nlohmann/json.hpp>
 
 #include "io/safetensors.h"
+#include "laplace/hyper_gradient.h"
 #include "laplace/predictive.h"
 #include "laplace/priors/isotropic_gaussian.h"
 #include "nn/network.h"
@@ -71,6 +72,7 @@ class Case {
     options.bases = bases;
     options.eigen_type = samples_.x.scalar_type();
     if (structure != Structure::kKron) options.bias = BiasCurvature::kExact;
+    options_ = options;
     fit_ = fit_curvature(*network_, likelihood_, samples_, options);
     is_exact_kron_ = structure == Structure::kKron && fisher == Fisher::kExact && bases;
     const auto unit = priors(1.0);
@@ -86,6 +88,23 @@ class Case {
       last = evaluate_evidence(fit_, likelihood_, at).log_evidence;
     }
     return last;
+  }
+
+  /// Gradient of the log evidence in every input, after a fit.
+  double hyper_gradient() {
+    require_kron();
+    const auto unit = priors(1.0);
+    const auto cotangents = log_det_cotangents(fit_, precisions_of(unit, *fit_.curvature));
+    double sum = 0;
+    for (int64_t i = 0; i < samples_.count(); i += batch_) {
+      const auto count = std::min(batch_, samples_.count() - i);
+      const auto x = samples_.x.narrow(0, i, count).detach().requires_grad_();
+      evidence_surrogate(*network_, likelihood_, {x, samples_.y.narrow(0, i, count), 0}, fit_,
+                         cotangents, 1.0, options_)
+          .backward();
+      sum += x.grad().square().sum().item<double>();
+    }
+    return sum;
   }
 
   double predictive(int64_t points) {
@@ -112,6 +131,7 @@ class Case {
   Tensor points_;
   Softmax likelihood_;
   Fit fit_;
+  CurvatureOptions options_;    // of fit_
   bool is_exact_kron_ = false;  // fit_ is, with its bases
 };
 
@@ -160,6 +180,7 @@ int main(int argc, char** argv) {
       {"diag", [&] { return one.fit(Structure::kDiag, Fisher::kExact, false); }},
       {"last_layer", [&] { return one.fit(Structure::kLastLayer, Fisher::kExact, false); }},
       {"evidence", [&] { return one.evidence(); }},
+      {"hyper_gradient", [&] { return one.hyper_gradient(); }},
       {"predictive_20", [&] { return one.predictive(20); }}};
   Json names = Json::array();
   for (const auto& [name, run] : stages) names.push_back(name);

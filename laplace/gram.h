@@ -10,6 +10,10 @@ namespace evariste {
 /// take two thirds of the flops of a product.
 Tensor gram(const Tensor& rows);
 
+/// a_n b_n^T, [n, C, D], of few long rows a [n, C, K], b [n, D, K]: batched products pack their
+/// operands, which costs more than multiplying so few rows.
+Tensor inner_products(const Tensor& a, const Tensor& b);
+
 /// The sum of the Gram matrices of many chunks: tiles are added up in the rows' own precision, at
 /// most 16 chunks, then in float64; mirrored once, at the end. Converting every chunk's matrix
 /// would cost more than multiplying it where D is large.

@@ -1,8 +1,11 @@
 #include "laplace/hyper_gradient.h"
 
+#include <torch/csrc/autograd/autograd.h>
+
 #include <unordered_map>
 
 #include "core/error.h"
+#include "laplace/gram.h"
 
 namespace evariste {
 namespace {
@@ -46,6 +49,38 @@ class FrozenWeights {
  private:
   std::vector<Tensor> frozen_;
 };
+
+/// Positions lie innermost, as in convolutions.
+bool is_transposed(const Tensor& g) { return g.stride(3) == 1 && g.stride(4) != 1; }
+
+/// g S for g [Q, C, n, T, O] and symmetric S [Q, O, O], in g's layout: as S g^T where the positions
+/// lie innermost, so that g is not copied.
+Tensor times(const Tensor& g, const Tensor& s) {
+  if (!is_transposed(g)) return g.flatten(1, 3).matmul(s).view(g.sizes());
+  const auto each = g.transpose(3, 4).flatten(0, 2);
+  const auto wide = s.unsqueeze(1).expand({-1, each.size(0) / s.size(0), -1, -1}).flatten(0, 1);
+  return wide.bmm(each)
+      .view({g.size(0), g.size(1), g.size(2), g.size(4), g.size(3)})
+      .transpose(3, 4);
+}
+
+/// sum over groups, positions and outputs of a[c] b[d] for each sample, [n, C, C]; a and b [Q, C,
+/// n, T, O] of one layout.
+Tensor pairs_of(const Tensor& a, const Tensor& b) {
+  const auto flat = [&](const Tensor& t) {
+    return (is_transposed(b) ? t.transpose(3, 4) : t).flatten(3).permute({0, 2, 1, 3});
+  };
+  return inner_products(flat(a).flatten(0, 1), flat(b).flatten(0, 1))
+      .view({a.size(0), a.size(2), a.size(1), -1})
+      .sum(0);
+}
+
+/// Transpose of the feature map: the cotangent of x for one on phi(x).
+Tensor transpose_features(const Block& block, const Tensor& x, const Tensor& on_phi) {
+  torch::AutoGradMode enabled(true);
+  const auto leaf = x.detach().requires_grad_();
+  return torch::autograd::grad({block.phi(leaf)}, {leaf}, {on_phi})[0];
+}
 
 /// sum_d Lambda[n, c, d] t[d, n, ...]
 Tensor mix(const Tensor& lambda, const Tensor& t) {
@@ -139,14 +174,14 @@ class Pass {
     auto on_phi = torch::zeros_like(phi);  // on the features
     const auto add_pull = [&](const Tensor& term) { pull = pull.defined() ? pull + term : term; };
     if (gamma.output.defined()) {
-      const auto b = gamma.output.to(type).unsqueeze(1).unsqueeze(1);
+      const auto b = gamma.output.to(type);
       const auto a = gamma.input.to(type).unsqueeze(1);
       if (sharing_of(block, options_) == Sharing::kReduce) {
-        add_pull(2 * weight_ * columns.sum(3, true).matmul(b));
+        add_pull(times(columns.sum(3, true), 2 * weight_ * b));
         on_phi += phi.mean(2, true).matmul(a) * (2.0 / static_cast<double>(count_ * phi.size(2)));
       } else {
         const auto share = block.is_constant() ? 1.0 : static_cast<double>(t);
-        add_pull(2 * weight_ / share * columns.matmul(b));
+        add_pull(times(columns, 2 * weight_ / share * b));
         on_phi += phi.matmul(a) * (2.0 / static_cast<double>(count_));
       }
     }
@@ -173,13 +208,23 @@ class Pass {
       }
       tangents_[&reported] = block.from_positions(back, x).reshape(g.sizes());
     } else {
-      const auto flat = [](const Tensor& s) { return s.permute({2, 1, 0, 3, 4}).flatten(2); };
-      pair_ += 0.5 * flat(pull).matmul(flat(columns).transpose(1, 2));
+      pair_ += 0.5 * pairs_of(pull, columns);
     }
-    if (block.is_constant() || !(x.requires_grad() || block.has_hyperparameters())) return;
-    torch::AutoGradMode enabled(true);
-    const auto features = block.phi(x);
-    terms_ = terms_ + ((kept.defined() ? at_positions(features, kept) : features) * on_phi).sum();
+    if (block.is_constant()) return;
+    if (kept.defined()) {
+      auto shape = on_phi.sizes().vec();
+      shape[2] = all;
+      const auto index = kept.unsqueeze(0).unsqueeze(3).expand_as(on_phi);
+      on_phi = torch::zeros(shape, on_phi.options()).scatter_(2, index, on_phi);
+    }
+    if (block.has_hyperparameters()) {
+      torch::AutoGradMode enabled(true);
+      terms_ = terms_ + (block.phi(x) * on_phi).sum();
+    } else if (x.requires_grad()) {  // without keeping phi until the backward
+      const auto on_x = transpose_features(block, x, on_phi);
+      torch::AutoGradMode enabled(true);
+      terms_ = terms_ + (x * on_x).sum();
+    }
   }
 
   /// sum_d Lambda[n, c, d] of columns [Q, C, n, T, O].

@@ -6,6 +6,7 @@
 #include <cmath>
 
 #include "core/error.h"
+#include "core/widest.h"
 #include "laplace/statistics.h"
 
 namespace evariste {
@@ -54,15 +55,6 @@ void for_each_row(const KronFactor& factor, const Row& row) {
 }  // namespace
 
 namespace {
-
-// The widest instructions of the machine at hand; sanitizers cannot follow the dispatch.
-#if defined(__x86_64__) && defined(__gnu_linux__) && !defined(__SANITIZE_ADDRESS__) && \
-    !defined(__SANITIZE_THREAD__)
-#define EVARISTE_WIDEST \
-  __attribute__((target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default")))
-#else
-#define EVARISTE_WIDEST
-#endif
 
 /// Sums over r_j = c lambda_j. sum log(1 + r) = log prod (1 + r), with `together` factors before a
 /// logarithm is taken; small r by their series, as 1 + r would lose their digits.

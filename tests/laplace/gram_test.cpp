@@ -5,6 +5,22 @@
 
 using namespace evariste;
 
+TEST_CASE("inner products of few long rows", "[gram]") {
+  for (const auto type : {torch::kFloat32, torch::kFloat64})
+    for (const int64_t c : {1, 4, 10})
+      for (const int64_t d : {1, 7, 40})
+        for (const int64_t k : {0, 1, 15, 16, 257}) {
+          CAPTURE(type, c, d, k);
+          const auto a = torch::randn({c, 3, k}, type).transpose(0, 1);
+          const auto b = torch::randn({3, d, k}, type);
+          const auto error = inner_products(a, b) - a.matmul(b.transpose(1, 2));
+          CHECK(error.abs().max().item<double>() < (type == torch::kFloat32 ? 1e-4 : 1e-12));
+        }
+  const auto strided = torch::randn({2, 5, 60}).slice(2, 0, 60, 3);
+  CHECK(torch::allclose(inner_products(strided, strided), strided.matmul(strided.transpose(1, 2)),
+                        1e-5, 1e-5));
+}
+
 TEST_CASE("the Gram matrix by tiles is the product, of any strides", "[laplace][gram]") {
   for (const int64_t d : {1, 64, 128, 129, 200, 257, 520})
     for (const int64_t groups : {1, 3}) {
