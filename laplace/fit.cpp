@@ -92,13 +92,16 @@ RankedSamples rank_samples(Layer& network, const Likelihood& likelihood, const S
     parts.push_back(root.square().sum(2).to(torch::kFloat64));  // [R, n]
   }
   const auto weights = torch::cat(parts, 1);
-  const auto allowed = options.rank_tolerance * weights.sum().item<double>() /
-                       static_cast<double>(std::max<int64_t>(1, data.count()));
+  const auto total = data.sum(weights.sum().item<double>());
+  const auto allowed =
+      options.rank_tolerance * total / static_cast<double>(std::max<int64_t>(1, data.everywhere()));
   const auto tails = weights.flip(0).cumsum(0).flip(0);  // what leaving out columns r... costs
   const auto ranks = std::get<0>((tails > allowed).sum(0).sort(0, /*descending=*/true));
   const auto order = (tails > allowed).sum(0).argsort(/*stable=*/true, 0, /*descending=*/true);
   RankedSamples out;
-  out.data = {data.x.index_select(0, order), data.y.index_select(0, order), data.total};
+  out.data = data;
+  out.data.x = data.x.index_select(0, order);
+  out.data.y = data.y.index_select(0, order);
   const auto* r = ranks.data_ptr<int64_t>();
   out.ranks.assign(r, r + ranks.numel());
   double kept = 0;  // a chunk keeps as many columns as its first sample needs
@@ -107,7 +110,7 @@ RankedSamples rank_samples(Layer& network, const Likelihood& likelihood, const S
     const auto columns = std::max<int64_t>(1, out.ranks[i / chunk * chunk]);
     kept += sums[columns - 1][i].item<double>();
   }
-  const auto total = weights.sum().item<double>();
+  kept = data.sum(kept);
   out.dropped = total > 0 ? std::max(0.0, 1 - kept / total) : 0;
   return out;
 }
@@ -146,7 +149,7 @@ void fisher_pass(Layer& network, const Likelihood& likelihood, const Samples& gi
         const auto columns = ranked ? likelihood.ranked_root(f).narrow(
                                           0, 0, std::max<int64_t>(1, order.ranks[begin]))
                                     : likelihood.columns(options.fisher, f, y, options.mc_samples,
-                                                         options.stream, begin);
+                                                         options.stream, data.first + begin);
         columns_sum += static_cast<double>(columns.size(0) * columns.size(1));
         const auto all = columns.size(0);
         for (int64_t r = 0; r < all; r += cut.columns)
@@ -159,9 +162,13 @@ void fisher_pass(Layer& network, const Likelihood& likelihood, const Samples& gi
               },
               false);
       });
-  fit.columns = columns_sum / static_cast<double>(std::max<int64_t>(1, data.count()));
-  fit.log_likelihood *= data.weight();
-  fit.normaliser *= data.weight();
+  const auto sums =
+      torch::tensor({fit.log_likelihood, fit.normaliser, columns_sum}, torch::kFloat64);
+  data.sum({sums});
+  fit.log_likelihood = data.weight() * sums[0].item<double>();
+  fit.normaliser = data.weight() * sums[1].item<double>();
+  fit.columns =
+      sums[2].item<double>() / static_cast<double>(std::max<int64_t>(1, data.everywhere()));
 }
 
 /// Sums of one block of a Kronecker fit.
@@ -245,12 +252,28 @@ void add_kron(KronSums& sums, const Block& block, const Tensor& x, const Tensor&
   }
 }
 
+/// Adds up what each process has seen; matrices only, as rows of several would not add.
+void sum_kron(const Processes& processes, std::vector<KronSums>& sums) {
+  std::vector<Tensor> matrices;
+  auto traces = torch::empty({static_cast<int64_t>(sums.size())}, torch::kFloat64);
+  for (size_t m = 0; m < sums.size(); ++m) {
+    matrices.push_back(sums[m].a.as_gram());
+    matrices.push_back(sums[m].b.as_gram());
+    traces[static_cast<int64_t>(m)] = sums[m].trace;
+  }
+  sum_symmetric_over(processes, matrices);
+  sum_over(processes, {traces});
+  for (size_t m = 0; m < sums.size(); ++m)
+    sums[m].trace = traces[static_cast<int64_t>(m)].item<double>();
+}
+
 std::shared_ptr<KronCurvature> finish_kron(const std::vector<const Block*>& blocks,
                                            std::vector<KronSums>& sums, const Samples& data,
                                            const CurvatureOptions& options) {
   std::vector<KronFactor> factors(blocks.size());
   std::vector<double> ratios(blocks.size(), std::numeric_limits<double>::quiet_NaN());
-  const auto n = static_cast<double>(data.count());
+  const auto n = static_cast<double>(data.everywhere());
+  if (data.processes) sum_kron(*data.processes, sums);
   for (size_t m = 0; m < blocks.size(); ++m) {
     auto& factor = factors[m];
     factor.a = sums[m].a.finish(1.0 / n);
@@ -266,9 +289,10 @@ std::shared_ptr<KronCurvature> finish_kron(const std::vector<const Block*>& bloc
       factor.correction = trace / kron_trace;
     }
   }
-  auto total = data.total > 0 ? data.total : data.count();
+  auto total = data.total > 0 ? data.total : data.everywhere();
   auto kron = std::make_shared<KronCurvature>(blocks, std::move(factors), std::move(ratios), total);
-  kron->decompose(options.bases || options.structure == Structure::kEkfac, options.eigen_type);
+  kron->decompose(options.bases || options.structure == Structure::kEkfac, options.eigen_type,
+                  data.processes);
   return kron;
 }
 
@@ -287,6 +311,7 @@ std::vector<Tensor> ekfac_spectra(Layer& network, const Likelihood& likelihood, 
                     squared_gradients(*blocks[m], x, g, f.b.basis.to(type), f.a.basis.to(type));
                 spectra[m] = spectra[m].defined() ? spectra[m] + squares : squares;
               });
+  data.sum(spectra);
   for (auto& spectrum : spectra) spectrum *= data.weight();
   return spectra;
 }
@@ -375,6 +400,21 @@ int64_t samples_per_pass(Layer& network, const Samples& data, int64_t batch, int
   return cut_of(network, data, batch, columns).samples;
 }
 
+Samples share_of(const Samples& whole, const Processes& processes) {
+  const auto count = whole.count(), size = processes.size(), rank = processes.rank();
+  if (count < size)
+    throw UsageError(
+        fmt::format("{} samples cannot be shared by {} processes: each needs one", count, size));
+  const auto first = rank * (count / size) + std::min(rank, count % size);
+  const auto share = count / size + (rank < count % size ? 1 : 0);
+  return {whole.x.narrow(0, first, share),
+          whole.y.narrow(0, first, share),
+          whole.total,
+          &processes,
+          first,
+          count};
+}
+
 void expect_evaluation_mode(const Layer& network) {
   for (const auto& module : network.modules()) {
     const auto* layer = dynamic_cast<const Layer*>(module.get());
@@ -425,15 +465,17 @@ Fit fit_curvature(Layer& network, const Likelihood& likelihood, const Samples& d
   const Index index(blocks);
   Fit fit;
   const auto start = Clock::now();
-  const auto total = data.total > 0 ? data.total : data.count();
-  fit.count = data.count();
+  const auto total = data.total > 0 ? data.total : data.everywhere();
+  fit.count = data.everywhere();
   switch (options.structure) {
     case Structure::kKron:
     case Structure::kEkfac: {
       std::vector<KronSums> sums(blocks.size());
+      // Rows of factors are kept where they are few; those of several processes do not add up.
+      const auto rows = data.processes ? std::numeric_limits<int32_t>::max() : data.count();
       fisher_pass(network, likelihood, data, options, index, fit,
                   [&](size_t m, const Tensor& x, const Tensor& g, const Part& part) {
-                    add_kron(sums[m], *blocks[m], x, g, part, options, data.count());
+                    add_kron(sums[m], *blocks[m], x, g, part, options, rows);
                   });
       fit.seconds_pass = seconds_since(start);
       const auto eigen_start = Clock::now();
@@ -455,6 +497,7 @@ Fit fit_curvature(Layer& network, const Likelihood& likelihood, const Samples& d
                   [&](size_t m, const Tensor& x, const Tensor& g, const Part&) {
                     diagonals[m] += squared_gradients(*blocks[m], x, g) * data.weight();
                   });
+      data.sum(diagonals);
       fit.seconds_pass = seconds_since(start);
       fit.curvature = std::make_shared<DiagonalCurvature>(blocks, std::move(diagonals), total);
       break;
@@ -486,6 +529,7 @@ Fit fit_curvature(Layer& network, const Likelihood& likelihood, const Samples& d
                     hessian.addmm_(jacobian.t(), jacobian, 1.0, data.weight());
                   });
       if (linear) hessian = linear->total(data.weight());
+      if (data.processes) sum_symmetric_over(*data.processes, {hessian.unsqueeze(0)});
       fit.seconds_pass = seconds_since(start);
       fit.curvature = std::make_shared<DenseCurvature>(
           blocks, hessian, total, options.structure == Structure::kFull ? "full" : "lastlayer");
@@ -513,6 +557,8 @@ Gradient log_likelihood_gradient(Layer& network, const Likelihood& likelihood, c
                        },
                        false);
                  });
+  data.sum(out.blocks);
+  out.log_likelihood = data.sum(out.log_likelihood);
   for (size_t m = 0; m < blocks.size(); ++m) {
     out.blocks[m] *= data.weight();
     expect_finite(out.blocks[m], "gradient of the log-likelihood in " + blocks[m]->name);
@@ -531,6 +577,10 @@ std::vector<double> fisher_traces(Layer& network, const Likelihood& likelihood, 
               [&](size_t m, const Tensor& x, const Tensor& g, const Part&) {
                 traces[m] += gradient_trace(*blocks[m], blocks[m]->phi(x), g) * data.weight();
               });
+  auto sums = torch::tensor(traces, torch::kFloat64);
+  data.sum({sums});
+  for (size_t m = 0; m < traces.size(); ++m)
+    traces[m] = sums[static_cast<int64_t>(m)].item<double>();
   return traces;
 }
 

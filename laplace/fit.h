@@ -11,20 +11,35 @@
 #include "laplace/kron.h"
 #include "laplace/layer.h"
 #include "laplace/likelihood.h"
+#include "laplace/processes.h"
 #include "laplace/statistics.h"
 
 namespace evariste {
 
-/// A data set, or the part of one that stands for `total` samples (0: for itself).
+/// A data set, or the part of one that stands for `total` samples (0: for itself). With `processes`
+/// this process's share of it: whatever is summed over Samples is summed over all processes.
 struct Samples {
   Tensor x, y;  ///< [M, ...] and labels [M] or [M, C]
   int64_t total = 0;
+  const Processes* processes = nullptr;
+  int64_t first = 0;   ///< index of the share's first sample in the whole
+  int64_t shared = 0;  ///< samples of all shares
 
   int64_t count() const { return x.size(0); }
+  int64_t everywhere() const { return processes ? shared : count(); }
   double weight() const {
-    return total > 0 ? static_cast<double>(total) / static_cast<double>(count()) : 1.0;
+    return total > 0 ? static_cast<double>(total) / static_cast<double>(everywhere()) : 1.0;
   }
+  /// Adds up over the processes, where there are several.
+  void sum(const std::vector<Tensor>& tensors) const {
+    if (processes) sum_over(*processes, tensors);
+  }
+  double sum(double value) const { return processes ? sum_over(*processes, value) : value; }
 };
+
+/// This process's share of the whole: as many samples for each, the first ranks one more. Throws
+/// UsageError where there are more processes than samples.
+Samples share_of(const Samples& whole, const Processes& processes);
 
 enum class Structure { kKron, kEkfac, kDiag, kFull, kLastLayer };
 enum class Correction { kTrace, kNone };

@@ -141,10 +141,36 @@ KronCurvature::KronCurvature(std::vector<const Block*> blocks, std::vector<KronF
   trace_ratios_ = std::move(trace_ratios);
 }
 
-void KronCurvature::decompose(bool bases, torch::ScalarType arithmetic) {
-  for (size_t m = 0; m < factors_.size(); ++m) {
-    factors_[m].a.decompose(bases, arithmetic, "input factor of " + blocks_[m]->name);
-    factors_[m].b.decompose(bases, arithmetic, "output factor of " + blocks_[m]->name);
+void KronCurvature::decompose(bool bases, torch::ScalarType arithmetic,
+                              const Processes* processes) {
+  std::vector<double> costs;  // input and output factor of each block in turn
+  for (const auto& factor : factors_)
+    for (const auto* side : {&factor.a, &factor.b})
+      costs.push_back(static_cast<double>(side->groups()) *
+                      std::pow(static_cast<double>(side->dimension()), 3));
+  const auto owner = deal_out(costs, processes ? processes->size() : 1);
+  const auto side_of = [&](size_t i) -> SymmetricFactor& {
+    return i % 2 == 0 ? factors_[i / 2].a : factors_[i / 2].b;
+  };
+  for (size_t i = 0; i < owner.size(); ++i)
+    if (!processes || owner[i] == processes->rank())
+      side_of(i).decompose(
+          bases, arithmetic,
+          (i % 2 == 0 ? "input factor of " : "output factor of ") + blocks_[i / 2]->name);
+  if (!processes) return;
+  for (size_t i = 0; i < owner.size(); ++i) {  // all have the matrix, so all know the shapes
+    auto& side = side_of(i);
+    if (owner[i] != processes->rank()) {
+      side.values = torch::empty({side.groups(), side.dimension()}, torch::kFloat64);
+      if (bases)
+        side.basis = torch::empty({side.values.size(0), side.values.size(1), side.values.size(1)},
+                                  arithmetic);
+    }
+    processes->broadcast(side.values, owner[i]);
+    if (!bases) continue;
+    auto basis = side.basis.to(torch::kFloat64).contiguous();  // retried ones are float64
+    processes->broadcast(basis, owner[i]);
+    side.basis = basis.to(arithmetic);
   }
 }
 

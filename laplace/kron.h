@@ -11,6 +11,7 @@
 #pragma once
 
 #include "laplace/curvature.h"
+#include "laplace/processes.h"
 #include "laplace/symmetric_factor.h"
 
 namespace evariste {
@@ -64,7 +65,9 @@ class KronCurvature : public Curvature {
                 std::vector<double> trace_ratios, int64_t samples);
 
   /// Decomposes what is not decomposed. Values alone serve log_det; bases all the rest.
-  void decompose(bool bases, torch::ScalarType arithmetic = torch::kFloat64);
+  /// With `processes` each of them does its part of the work.
+  void decompose(bool bases, torch::ScalarType arithmetic = torch::kFloat64,
+                 const Processes* processes = nullptr);
 
   const std::vector<KronFactor>& factors() const { return factors_; }
 

@@ -75,6 +75,11 @@ class Products {
           },
           false);
     }
+    data_.sum({out});
+    if (fit) {
+      fit->log_likelihood = data_.sum(fit->log_likelihood);
+      fit->normaliser = data_.sum(fit->normaliser);
+    }
     return (out * data_.weight()).t().contiguous();
   }
 
@@ -195,7 +200,7 @@ Fit fit_low_rank(Layer& network, const Likelihood& likelihood, const Samples& da
   const auto parameters = products.parameters();
   const auto columns = std::min(parameters, options.rank + options.oversampling);
   Fit fit;
-  fit.count = data.count();
+  fit.count = data.everywhere();
   const auto start = Clock::now();
   auto basis = torch::empty({parameters, columns}, torch::kFloat64);
   basis = std::get<0>(at::linalg_qr(normal_draws(basis, options.stream)));
@@ -208,9 +213,10 @@ Fit fit_low_rank(Layer& network, const Likelihood& likelihood, const Samples& da
   const auto kept =
       std::min<int64_t>(options.rank, (values > 1e-12 * values.abs().max()).sum().item<int64_t>());
   if (kept == 0) throw NumericalError("low-rank curvature: the curvature of the network is zero");
-  fit.curvature = std::make_shared<LowRankCurvature>(
-      blocks, basis.mm(vectors.narrow(1, columns - kept, kept)),
-      values.narrow(0, columns - kept, kept).clone(), data.total > 0 ? data.total : data.count());
+  fit.curvature =
+      std::make_shared<LowRankCurvature>(blocks, basis.mm(vectors.narrow(1, columns - kept, kept)),
+                                         values.narrow(0, columns - kept, kept).clone(),
+                                         data.total > 0 ? data.total : data.everywhere());
   fit.columns = static_cast<double>(columns * (options.iterations + 2));
   return fit;
 }

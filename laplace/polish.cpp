@@ -43,6 +43,7 @@ double objective(Layer& network, const Likelihood& likelihood, const Samples& da
                                  .item<double>();
     tempered += (log_density - normaliser) / temperature + normaliser;
   }
+  tempered = data.sum(tempered);
   const auto value = -tempered * data.weight() - prior_log_density(priors, blocks);
   return std::isfinite(value) ? value : std::numeric_limits<double>::infinity();
 }

@@ -96,6 +96,14 @@ void FactorSum::add_gram(const Tensor& gram) {
   }
 }
 
+Tensor& FactorSum::as_gram() {
+  if (!products_.is_empty()) add_gram(products_.total());
+  products_ = GramSum();
+  for (const auto& rows : rows_) add_gram(gram(rows));
+  rows_.clear();
+  return gram_;
+}
+
 SymmetricFactor FactorSum::finish(double scale) {
   if (!products_.is_empty()) add_gram(products_.total());
   SymmetricFactor factor;

@@ -44,6 +44,8 @@ class FactorSum {
   void add_rows(const Tensor& rows);                             ///< [Q, r, D]
   void add_gram(const Tensor& gram);                             ///< [Q, D, D]
   void add_product(const Tensor& rows) { products_.add(rows); }  ///< rows^T rows of [Q, r, D]
+  /// The Gram matrix so far, for sums that are made elsewhere as well; none of the rows are kept.
+  Tensor& as_gram();
   /// scale * S.
   SymmetricFactor finish(double scale);
 

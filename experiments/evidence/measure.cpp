@@ -62,7 +62,7 @@ void measure_trace_ratios(EvidenceProblem& problem, const CurvatureOptions& opti
 void predict_test(const EvidenceOptions& options, EvidenceProblem& problem, const Stream& root,
                   EvidenceResult& result) {
   const auto& likelihood = *problem.likelihood;
-  const auto& [x, y, total] = *problem.test;
+  const auto &x = problem.test->x, &y = problem.test->y;
   const auto outputs =
       output_distribution(*problem.network, x, *result.fit.curvature, result.priors, options.batch);
   result.test_function_variance = outputs.covariance.diagonal(0, 1, 2);

@@ -1,0 +1,142 @@
+// Processes over TCP by the wheel's c10d and gloo; without gloo's headers one process only.
+#include "laplace/processes.h"
+
+#ifdef EVARISTE_GLOO
+#define USE_C10D_GLOO
+#include <torch/csrc/distributed/c10d/ProcessGroupGloo.hpp>
+#include <torch/csrc/distributed/c10d/TCPStore.hpp>
+#endif
+
+#include <charconv>
+#include <chrono>
+#include <cstdlib>
+#include <optional>
+
+#include "core/error.h"
+
+namespace evariste {
+namespace {
+
+std::optional<std::string> variable(const char* name) {
+  const char* value = std::getenv(name);
+  return value && *value ? std::optional<std::string>(value) : std::nullopt;
+}
+
+int64_t integer(const std::string& name, const std::string& text, int64_t least, int64_t most) {
+  int64_t value = 0;
+  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
+  if (error != std::errc() || end != text.data() + text.size() || value < least || value > most)
+    throw UsageError(
+        fmt::format("environment variable {}: expected an integer from {} to {}, found \"{}\"",
+                    name, least, most, text));
+  return value;
+}
+
+struct Launch {
+  int64_t rank = 0, size = 1;
+  std::string address;
+  int64_t port = 0;
+};
+
+Launch launch_of_environment() {
+  Launch launch;
+  const bool is_slurm = !variable("WORLD_SIZE") && variable("SLURM_NTASKS");
+  const std::string size_name = is_slurm ? "SLURM_NTASKS" : "WORLD_SIZE";
+  const std::string rank_name = is_slurm ? "SLURM_PROCID" : "RANK";
+  const auto size = variable(size_name.c_str());
+  if (!size) return launch;
+  launch.size = integer(size_name, *size, 1, 100000);
+  if (launch.size == 1) return launch;
+  const auto needed = [&](const std::string& name) {
+    const auto value = variable(name.c_str());
+    if (!value)
+      throw UsageError(fmt::format(
+          "environment variable {} is not set, but {} says {} processes: start them with torchrun "
+          "--no-python, or set RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT for each",
+          name, size_name, launch.size));
+    return *value;
+  };
+  launch.rank = integer(rank_name, needed(rank_name), 0, launch.size - 1);
+  launch.address = needed("MASTER_ADDR");
+  launch.port = integer("MASTER_PORT", needed("MASTER_PORT"), 1, 65535);
+  return launch;
+}
+
+#ifdef EVARISTE_GLOO
+
+class GlooProcesses : public Processes {
+ public:
+  GlooProcesses(const Launch& launch, double timeout_seconds)
+      : rank_(launch.rank), size_(launch.size) {
+    const auto timeout = std::chrono::milliseconds(static_cast<int64_t>(1000 * timeout_seconds));
+    guard("did not all start", [&] {
+      c10d::TCPStoreOptions options;
+      options.port = static_cast<uint16_t>(launch.port);
+      // torchrun's agent serves the store itself; else the first process does.
+      const auto agent = variable("TORCHELASTIC_USE_AGENT_STORE");
+      options.isServer = launch.rank == 0 && !(agent && *agent == "True");
+      options.numWorkers = static_cast<size_t>(launch.size);
+      options.waitWorkers = false;
+      options.timeout = timeout;
+      const auto store = c10::make_intrusive<c10d::TCPStore>(launch.address, options);
+      const auto gloo = c10d::ProcessGroupGloo::Options::create_default(timeout);
+      group_ = c10::make_intrusive<c10d::ProcessGroupGloo>(store, static_cast<int>(rank_),
+                                                           static_cast<int>(size_), gloo);
+    });
+  }
+
+  int64_t rank() const override { return rank_; }
+  int64_t size() const override { return size_; }
+
+  void sum(Tensor& tensor) const override {
+    guard("do not all answer", [&] {
+      std::vector<Tensor> tensors = {tensor};
+      group_->allreduce(tensors)->wait();
+    });
+  }
+
+  void broadcast(Tensor& tensor, int64_t from) const override {
+    guard("do not all answer", [&] {
+      std::vector<Tensor> tensors = {tensor};
+      c10d::BroadcastOptions options;
+      options.rootRank = from;
+      group_->broadcast(tensors, options)->wait();
+    });
+  }
+
+ private:
+  template <class Exchange>
+  void guard(std::string_view what, const Exchange& exchange) const {
+    try {
+      exchange();
+    } catch (const std::exception& error) {
+      std::string_view reason = error.what();
+      reason = reason.substr(0, reason.find('\n'));
+      throw Error(1, fmt::format("process {} of {}: the processes {}: one has ended or cannot be "
+                                 "reached ({})",
+                                 rank_, size_, what, reason));
+    }
+  }
+
+  int64_t rank_, size_;
+  c10::intrusive_ptr<c10d::ProcessGroupGloo> group_;
+};
+
+#endif
+
+}  // namespace
+
+std::unique_ptr<Processes> join_processes(double timeout_seconds) {
+  const auto launch = launch_of_environment();
+  if (launch.size == 1) return nullptr;
+#ifdef EVARISTE_GLOO
+  return std::make_unique<GlooProcesses>(launch, timeout_seconds);
+#else
+  (void)timeout_seconds;
+  throw UsageError(fmt::format(
+      "{} processes were started, but this build has no gloo: install libgloo-dev and build again",
+      launch.size));
+#endif
+}
+
+}  // namespace evariste

@@ -1,0 +1,70 @@
+#include "laplace/processes.h"
+
+#include <algorithm>
+#include <numeric>
+
+namespace evariste {
+namespace {
+
+Tensor triangle(int64_t dimension) {  // places of the lower triangle in [D D]
+  const auto places = torch::tril_indices(dimension, dimension);
+  return places[0] * dimension + places[1];
+}
+
+}  // namespace
+
+void sum_over(const Processes& processes, const std::vector<Tensor>& tensors) {
+  if (tensors.empty()) return;
+  torch::NoGradGuard no_grad;
+  std::vector<Tensor> flat;
+  for (const auto& tensor : tensors) flat.push_back(tensor.reshape({-1}).to(torch::kFloat64));
+  auto all = torch::cat(flat);
+  processes.sum(all);
+  int64_t begin = 0;
+  for (auto tensor : tensors) {
+    tensor.copy_(all.narrow(0, begin, tensor.numel()).view(tensor.sizes()));
+    begin += tensor.numel();
+  }
+}
+
+void sum_symmetric_over(const Processes& processes, const std::vector<Tensor>& matrices) {
+  std::vector<Tensor> packed;
+  for (const auto& matrix : matrices) packed.push_back(pack_symmetric(matrix));
+  sum_over(processes, packed);
+  for (size_t i = 0; i < matrices.size(); ++i)
+    Tensor(matrices[i]).copy_(unpack_symmetric(packed[i], matrices[i].size(2)));
+}
+
+double sum_over(const Processes& processes, double value) {
+  auto tensor = torch::full({1}, value, torch::kFloat64);
+  processes.sum(tensor);
+  return tensor.item<double>();
+}
+
+Tensor pack_symmetric(const Tensor& matrices) {
+  return matrices.flatten(1).index_select(1, triangle(matrices.size(2)));
+}
+
+Tensor unpack_symmetric(const Tensor& packed, int64_t dimension) {
+  auto out = torch::zeros({packed.size(0), dimension * dimension}, packed.options());
+  out.index_copy_(1, triangle(dimension), packed);
+  out = out.view({packed.size(0), dimension, dimension});
+  return out + out.tril(-1).transpose(1, 2);
+}
+
+std::vector<int64_t> deal_out(const std::vector<double>& costs, int64_t processes) {
+  std::vector<size_t> order(costs.size());
+  std::iota(order.begin(), order.end(), size_t{0});
+  std::stable_sort(order.begin(), order.end(),
+                   [&](size_t a, size_t b) { return costs[a] > costs[b]; });
+  std::vector<double> load(static_cast<size_t>(processes), 0.0);
+  std::vector<int64_t> owner(costs.size());
+  for (const auto item : order) {
+    const auto least = std::min_element(load.begin(), load.end());
+    owner[item] = least - load.begin();
+    *least += costs[item];
+  }
+  return owner;
+}
+
+}  // namespace evariste
