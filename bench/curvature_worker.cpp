@@ -13,6 +13,7 @@
 #include <iostream>
 #include <nlohmann/json.hpp>
 
+#include "core/memory.h"
 #include "io/safetensors.h"
 #include "laplace/hyper_gradient.h"
 #include "laplace/predictive.h"
@@ -153,6 +154,7 @@ double peak_mib() {
 }  // namespace
 
 int main(int argc, char** argv) {
+  keep_freed_memory();  // as our programs do
   std::string network, weights, data;
   int64_t batch = 0;
   int threads = 1;

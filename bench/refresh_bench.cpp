@@ -7,6 +7,7 @@
 
 #include <benchmark/benchmark.h>
 
+#include "core/memory.h"
 #include "io/config.h"
 #include "train/trainer.h"
 
@@ -120,4 +121,9 @@ BENCHMARK_CAPTURE(refresh, sketch_2000, Fisher::kSketch, 2000, true)
     ->Unit(benchmark::kMillisecond)
     ->UseRealTime();
 
-BENCHMARK_MAIN();
+int main(int argc, char** argv) {
+  keep_freed_memory();  // as the programs do
+  benchmark::Initialize(&argc, argv);
+  benchmark::RunSpecifiedBenchmarks();
+  return 0;
+}

@@ -12,6 +12,7 @@
 #include <new>
 
 #include "core/error.h"
+#include "core/memory.h"
 #include "core/nearest.h"
 #include "io/provenance.h"
 
@@ -188,6 +189,7 @@ std::string shell_quoted(const std::vector<std::string>& arguments) {
 }
 
 int run_program(const std::function<int()>& body) {
+  keep_freed_memory();
   try {
     const int code = body();
     if (!std::cout.flush() || std::fflush(stdout) != 0)
