@@ -53,9 +53,8 @@ class Block {
   virtual Tensor gradient(const Tensor& x, const Tensor& g) const;
   /// sum_{n,t} phi phi^T, [Q, J, J], float64
   virtual Tensor input_gram(const Tensor& x) const;
-  /// phi depends on parameters of its own (a bandwidth, a degree), which autograd follows from phi
-  /// and apply to them.
-  virtual bool has_hyperparameters() const { return false; }
+  /// Leaves that phi depends on (a bandwidth, a degree); autograd follows phi and apply to them.
+  virtual std::vector<Tensor> hyperparameters() const { return {}; }
   /// True for maps that do not depend on x (biases): backward_data is zero then.
   virtual bool is_constant() const { return false; }
 
@@ -117,6 +116,8 @@ class JointBlock : public Block {
   Tensor backward_data(const Tensor& g, const Tensor& x) const override {
     return weight_block_.backward_data(g, x);
   }
+
+  std::vector<Tensor> hyperparameters() const override { return weight_block_.hyperparameters(); }
 
   const Block& weight_block() const { return weight_block_; }
   const Block& bias_block() const { return bias_block_; }

@@ -105,7 +105,7 @@ class Pass {
     for (size_t m = 0; m < blocks_.size(); ++m) {
       const auto* joint = dynamic_cast<const JointBlock*>(blocks_[m]);
       index_[joint ? &joint->weight_block() : blocks_[m]] = m;
-      bends_ = bends_ || blocks_[m]->has_hyperparameters();
+      bends_ = bends_ || !blocks_[m]->hyperparameters().empty();
     }
     for (const auto& module : network.modules()) {
       const auto* layer = dynamic_cast<const Layer*>(module.get());
@@ -217,7 +217,7 @@ class Pass {
       const auto index = kept.unsqueeze(0).unsqueeze(3).expand_as(on_phi);
       on_phi = torch::zeros(shape, on_phi.options()).scatter_(2, index, on_phi);
     }
-    if (block.has_hyperparameters()) {
+    if (!block.hyperparameters().empty()) {
       torch::AutoGradMode enabled(true);
       terms_ = terms_ + (block.phi(x) * on_phi).sum();
     } else if (x.requires_grad()) {  // without keeping phi until the backward
@@ -290,21 +290,39 @@ Tensor evidence_surrogate(Layer& network, const Likelihood& likelihood, const Sa
   torch::AutoGradMode enabled(true);
   const FrozenWeights frozen(network);
   Pass pass(network, likelihood, fit, cotangents, options);
-  auto total = torch::zeros({}, torch::kFloat64);
+  std::vector<Tensor> leaves;  // of the features
+  for (const auto* block : fit.curvature->blocks())
+    for (const auto& leaf : block->hyperparameters())
+      if (leaf.requires_grad()) leaves.push_back(leaf);
+  double value = 0;
+  auto slope = torch::zeros({}, torch::kFloat64);  // sum of leaves times their gradients
+  const auto add = [&](const Tensor& leaf, const Tensor& gradient) {
+    if (gradient.defined()) slope = slope + (leaf * gradient).sum(torch::kFloat64);
+  };
   const auto count = batch.count();
   const auto outputs = network.forward(batch.x.narrow(0, 0, 1).detach()).size(1);
   const auto step = samples_per_pass(network, batch, options.batch, outputs);
   for (int64_t begin = 0; begin < count; begin += step) {
     const auto part = std::min(step, count - begin);
+    const auto given = batch.x.narrow(0, begin, part);
+    const auto x = given.detach().requires_grad_(given.requires_grad());
     Tape tape;
-    const auto f = network.forward(batch.x.narrow(0, begin, part), &tape);
+    const auto f = network.forward(x, &tape);
     const auto density = likelihood.log_density(f, batch.y.narrow(0, begin, part));
     const auto normaliser = likelihood.normaliser(f);
-    const auto fitted = ((density - normaliser) / temperature + normaliser).sum(torch::kFloat64);
-    const auto curved = pass(f, tape);  // of use for its gradient only
-    total = total + batch.weight() * fitted - (curved - curved.detach());
+    const auto fitted =
+        batch.weight() * ((density - normaliser) / temperature + normaliser).sum(torch::kFloat64);
+    value += fitted.item<double>();
+    const auto objective = fitted - pass(f, tape);
+    if (!objective.requires_grad()) continue;
+    auto wanted = leaves;
+    if (x.requires_grad()) wanted.push_back(x);
+    const auto gradients = torch::autograd::grad({objective}, wanted, {}, c10::nullopt,
+                                                 /*create_graph=*/false, /*allow_unused=*/true);
+    for (size_t i = 0; i < leaves.size(); ++i) add(leaves[i], gradients[i]);
+    if (x.requires_grad()) add(given, gradients.back());
   }
-  return total;
+  return slope - slope.detach() + value;
 }
 
 }  // namespace evariste

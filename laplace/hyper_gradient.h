@@ -35,7 +35,8 @@ std::vector<LogDetCotangent> log_det_cotangents(const Fit& fit, const Precisions
 /// leaves that require a gradient; call backward() on the result, or torch::autograd::grad.
 ///
 /// `options` are those of the fit. Cost: for networks whose layers do not bend about one fit of the
-/// batch, else another folded forward; memory as in a fit.
+/// batch, else another folded forward; memory as in a fit, as the chunks of a batch are worked
+/// off one by one.
 Tensor evidence_surrogate(Layer& network, const Likelihood& likelihood, const Samples& batch,
                           const Fit& fit, const std::vector<LogDetCotangent>& cotangents,
                           double temperature, const CurvatureOptions& options);

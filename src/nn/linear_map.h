@@ -15,7 +15,7 @@ class LinearMap : public Layer {
                   bool needs_input) const override;
   Tensor jvp(const Tensor& dx, const Tape& tape, const Tangents& tangents) const override;
   void visit_blocks(const std::function<void(Block&)>& visit) override;
-  bool bends() const override { return weight_->has_hyperparameters(); }
+  bool bends() const override { return !weight_->hyperparameters().empty(); }
 
   Block& weight_block() const { return *weight_; }
 

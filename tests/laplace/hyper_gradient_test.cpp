@@ -5,9 +5,11 @@
 #include <torch/csrc/autograd/autograd.h>
 
 #include "core/error.h"
+#include "examples/blurred_linear.h"
 #include "laplace/evidence.h"
 #include "laplace/hyper_gradient.h"
 #include "laplace/priors/builtin.h"
+#include "nn/pointwise.h"
 #include "tests/nn/layer_examples.h"
 
 using namespace evariste;
@@ -112,6 +114,44 @@ TEST_CASE("the evidence's gradient holds for every option of a Kronecker fit", "
             set_priors(p);
             check_gradient(p);
           }
+}
+
+TEST_CASE("the evidence's gradient in a hyper-parameter of the features", "[hyper]") {
+  for (const bool bends : {false, true})  // before it and behind it another layer
+    for (const auto bias : {BiasCurvature::kExact, BiasCurvature::kJoint}) {
+      CAPTURE(bends, bias);
+      const auto network = std::make_shared<Network>(std::vector<int64_t>{6});
+      const auto first =
+          network_of("input = [6]\nlayer = [{ type = 'linear', out = 5 }, { type = '" +
+                     std::string(bends ? "tanh" : "relu") + "' }]");
+      const auto layer = std::make_shared<blurred::BlurredLinear>(5, 4, 0.8);
+      network->append(first);
+      network->append(layer);
+      network->append(std::make_shared<Activation>(bends ? "silu" : "relu"));
+      network->append(std::make_shared<blurred::BlurredLinear>(4, 3, 0.5));
+      network->set_outputs(3);
+      randomise(*network, 3);
+      network->eval();
+      auto p = problem_of(network, random_tensor({9, 6}, 2), "classification");
+      p.options.bias = bias;
+      set_priors(p);
+      const auto at = p.fit(p.data.x);
+      evaluate_evidence(at, *p.likelihood, p.priors, p.temperature);
+      const auto cotangents = log_det_cotangents(at, precisions_of(p.priors, *at.curvature));
+      evidence_surrogate(*network, *p.likelihood, p.data, at, cotangents, p.temperature, p.options)
+          .backward();
+      const auto leaf = layer->log_bandwidth;
+      const auto evidence_at = [&](double step) {
+        torch::NoGradGuard no_grad;
+        leaf.add_(step);
+        const double value = p.log_evidence(p.data.x);
+        leaf.sub_(step);
+        return value;
+      };
+      constexpr double h = 1e-5;
+      CHECK(leaf.grad().item<double>() ==
+            Approx((evidence_at(h) - evidence_at(-h)) / (2 * h)).epsilon(2e-6));
+    }
 }
 
 TEST_CASE("the evidence's gradient holds for every likelihood and for a part of the data",
