@@ -94,14 +94,13 @@ class Case {
   /// Gradient of the log evidence in every input, after a fit.
   double hyper_gradient() {
     require_kron();
-    const auto unit = priors(1.0);
-    const auto cotangents = log_det_cotangents(fit_, precisions_of(unit, *fit_.curvature));
+    const auto cotangents = log_det_cotangents(fit_, likelihood_, priors(1.0));
     double sum = 0;
     for (int64_t i = 0; i < samples_.count(); i += batch_) {
       const auto count = std::min(batch_, samples_.count() - i);
       const auto x = samples_.x.narrow(0, i, count).detach().requires_grad_();
       evidence_surrogate(*network_, likelihood_, {x, samples_.y.narrow(0, i, count), 0}, fit_,
-                         cotangents, 1.0, options_)
+                         cotangents, options_)
           .backward();
       sum += x.grad().square().sum().item<double>();
     }

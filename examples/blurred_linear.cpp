@@ -46,9 +46,9 @@ int main() {
     const auto evidence = ev::evaluate_evidence(fit, likelihood, priors);
     if (step == 0) first = evidence.log_evidence;
     last = evidence.log_evidence;
-    const auto cotangents = ev::log_det_cotangents(fit, ev::precisions_of(priors, *fit.curvature));
+    const auto cotangents = ev::log_det_cotangents(fit, likelihood, priors);
     layer->log_bandwidth.mutable_grad() = torch::Tensor();
-    ev::evidence_surrogate(network, likelihood, data, fit, cotangents, 1.0, options).backward();
+    ev::evidence_surrogate(network, likelihood, data, fit, cotangents, options).backward();
     const double slope = layer->log_bandwidth.grad().item<double>();
     if (step % 8 == 0)
       std::printf("step %2d  bandwidth %.3f  log evidence %.3f  slope %+.3f\n", step,

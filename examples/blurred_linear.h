@@ -41,8 +41,13 @@ class BlurBlock : public evariste::Block {
 
 class BlurredLinear : public evariste::LinearMap {
  public:
-  BlurredLinear(int64_t inputs, int64_t outputs, double bandwidth) {
-    log_bandwidth = torch::full({}, std::log(bandwidth), torch::kFloat64).requires_grad_();
+  BlurredLinear(int64_t inputs, int64_t outputs, double bandwidth)
+      : BlurredLinear(inputs, outputs,
+                      torch::full({}, std::log(bandwidth), torch::kFloat64).requires_grad_()) {}
+
+  /// A bandwidth that several layers share.
+  BlurredLinear(int64_t inputs, int64_t outputs, Tensor shared_log_bandwidth)
+      : log_bandwidth(std::move(shared_log_bandwidth)) {
     const double bound = 1 / std::sqrt(static_cast<double>(inputs));
     const auto w =
         register_parameter("weight", torch::empty({outputs, inputs}).uniform_(-bound, bound));

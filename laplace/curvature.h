@@ -58,7 +58,7 @@ class Curvature {
 
   /// h = curvature_scale / temperature.
   double scale() const { return scale_; }
-  void set_scale(double scale) { scale_ = scale; }
+  virtual void set_scale(double scale) { scale_ = scale; }
   /// Blocks made for this curvature (joint ones), kept as long as it lives.
   void keep(std::vector<std::shared_ptr<Block>> owned) { owned_ = std::move(owned); }
   /// Number of samples H is summed over (after rescaling a subset).

@@ -99,4 +99,53 @@ Tensor DenseCurvature::output_covariance(const std::vector<Visit>& visits,
   return half.matmul(half.transpose(1, 2)).to(visits[0].g.scalar_type());
 }
 
+BlockCurvature::BlockCurvature(std::vector<const Block*> blocks, std::vector<Tensor> hessians,
+                               int64_t samples)
+    : Curvature(std::move(blocks), samples) {
+  for (size_t m = 0; m < blocks_.size(); ++m)
+    parts_.emplace_back(std::vector<const Block*>{blocks_[m]}, std::move(hessians[m]), samples,
+                        "block");
+  std::fill(trace_ratios_.begin(), trace_ratios_.end(), 1.0);
+}
+
+void BlockCurvature::set_scale(double scale) {
+  Curvature::set_scale(scale);
+  for (auto& part : parts_) part.set_scale(scale);
+}
+
+std::vector<LogDet> BlockCurvature::log_det(const Precisions& precisions) const {
+  std::vector<LogDet> out;
+  for (size_t m = 0; m < parts_.size(); ++m) {
+    out.push_back(parts_[m].log_det({precisions[m]})[0]);
+    out.back().ratio = parts_[m].log_det_ratio({precisions[m]});
+  }
+  return out;
+}
+
+std::vector<Tensor> BlockCurvature::solve(const std::vector<Tensor>& g,
+                                          const Precisions& precisions, double damping) const {
+  std::vector<Tensor> out;
+  for (size_t m = 0; m < parts_.size(); ++m)
+    out.push_back(parts_[m].solve({g[m]}, {precisions[m]}, damping)[0]);
+  return out;
+}
+
+std::vector<Tensor> BlockCurvature::sample(const Precisions& precisions,
+                                           const Stream& stream) const {
+  std::vector<Tensor> out;
+  for (size_t m = 0; m < parts_.size(); ++m)
+    out.push_back(parts_[m].sample({precisions[m]}, stream.split(m))[0]);
+  return out;
+}
+
+Tensor BlockCurvature::output_covariance(const std::vector<Visit>& visits,
+                                         const Precisions& precisions) const {
+  Tensor out;
+  for (size_t m = 0; m < parts_.size(); ++m) {
+    const auto part = parts_[m].output_covariance({visits[m]}, {precisions[m]});
+    out = out.defined() ? out + part : part;
+  }
+  return out;
+}
+
 }  // namespace evariste

@@ -35,7 +35,8 @@ Precisions precisions_of(const Priors& priors, const Curvature& curvature) {
     if (out.back().numel() != 1 && !curvature.takes_entry_precisions())
       throw UsageError(fmt::format(
           "prior {} has one precision per entry, which a Kronecker-factored curvature cannot be "
-          "combined with: use structure diag or full, or a prior with one precision per block",
+          "combined with: use structure diag, block or full, or a prior with one precision per "
+          "block",
           priors[m].name()));
   }
   return out;

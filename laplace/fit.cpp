@@ -1,10 +1,13 @@
 #include "laplace/fit.h"
 
+#include <algorithm>
 #include <chrono>
+#include <map>
 #include <set>
 #include <unordered_map>
 
 #include "core/error.h"
+#include "core/nearest.h"
 #include "laplace/gram.h"
 
 namespace evariste {
@@ -39,27 +42,6 @@ int64_t widest(const Tape& tape) {
   int64_t entries = tape.x.defined() ? tape.x.numel() : 0;
   for (const auto& child : tape.children) entries = std::max(entries, widest(child));
   return entries;
-}
-
-/// How a pass is cut: samples per forward, and columns per backward of them.
-struct Cut {
-  int64_t samples, columns;
-};
-
-/// At most `batch` samples, such that the widest cotangent of a backward stays in the cache: beyond
-/// it memory traffic and page faults outweigh the arithmetic of convolutions. Where all columns of
-/// a useful number of samples are too many, a few columns at a time.
-Cut cut_of(Layer& network, const Samples& data, int64_t batch, int64_t columns) {
-  constexpr int64_t kCacheBytes = 4 << 20, kUseful = 32;
-  torch::NoGradGuard no_grad;
-  Tape tape;
-  network.forward(data.x.narrow(0, 0, 1), &tape);
-  const auto column = widest(tape) * static_cast<int64_t>(data.x.element_size());
-  const auto room = std::max<int64_t>(1, kCacheBytes / std::max<int64_t>(column, 1));
-  for (auto* block : named_blocks(network))  // which positions count is seen from all columns
-    if (block->phase_stride > 1) return {std::clamp<int64_t>(room / columns, 1, batch), columns};
-  const auto together = std::clamp<int64_t>(room / std::min(kUseful, batch), 1, columns);
-  return {std::clamp<int64_t>(room / together, 1, batch), together};
 }
 
 /// Forward over chunks; per_chunk(tape, outputs f, labels y, index of the first sample).
@@ -134,7 +116,7 @@ void fisher_pass(Layer& network, const Likelihood& likelihood, const Samples& gi
     torch::NoGradGuard no_grad;
     folds = likelihood.hessian_root(network.forward(given.x.narrow(0, 0, 1))).size(0);
   }
-  const auto cut = cut_of(network, given, options.batch, folds);
+  const auto cut = cut_pass(network, given, options.batch, folds);
   RankedSamples order;
   if (ranked) order = rank_samples(network, likelihood, given, options, cut.samples);
   const auto& data = ranked ? order.data : given;
@@ -325,6 +307,15 @@ bool is_linear(const std::vector<const Block*>& blocks, size_t m, const Tensor& 
          weight.to_positions(g.flatten(0, 1)).size(2) == 1;
 }
 
+/// g phi^T of a chunk as rows, [R n, P_m] float64.
+Tensor jacobian_rows(const Block& block, const Tensor& x, const Tensor& g) {
+  return sample_gradients(block, x, g)
+      .to(torch::kFloat64)
+      .permute({1, 2, 0, 3, 4})
+      .flatten(2)
+      .flatten(0, 1);
+}
+
 /// Full GGN of a linear layer, sum_n K_n (x) phi_n phi_n^T with K_n = sum_r g_rn g_rn^T: R/2 times
 /// fewer flops than the product of Jacobians [R n, P].
 class LinearSum {
@@ -396,8 +387,19 @@ Sharing sharing_of(const Block& block, const CurvatureOptions& options) {
   return options.bias == BiasCurvature::kExpand ? Sharing::kExpand : Sharing::kReduce;
 }
 
-int64_t samples_per_pass(Layer& network, const Samples& data, int64_t batch, int64_t columns) {
-  return cut_of(network, data, batch, columns).samples;
+PassCut cut_pass(Layer& network, const Samples& data, int64_t batch, int64_t columns,
+                 bool together) {
+  constexpr int64_t kCacheBytes = 4 << 20, kUseful = 32;
+  torch::NoGradGuard no_grad;
+  Tape tape;
+  network.forward(data.x.narrow(0, 0, 1).detach(), &tape);
+  const auto column = widest(tape) * static_cast<int64_t>(data.x.element_size());
+  const auto room = std::max<int64_t>(1, kCacheBytes / std::max<int64_t>(column, 1));
+  for (auto* block : named_blocks(network))  // which positions count is seen from all columns
+    together = together || block->phase_stride > 1;
+  if (together) return {std::clamp<int64_t>(room / columns, 1, batch), columns};
+  const auto at_once = std::clamp<int64_t>(room / std::min(kUseful, batch), 1, columns);
+  return {std::clamp<int64_t>(room / at_once, 1, batch), at_once};
 }
 
 Samples share_of(const Samples& whole, const Processes& processes) {
@@ -426,9 +428,33 @@ void expect_evaluation_mode(const Layer& network) {
   }
 }
 
+namespace {
+
+/// The blocks that `only` names, in the order of the network.
+std::vector<Block*> chosen_blocks(const std::vector<Block*>& all,
+                                  const std::vector<std::string>& only) {
+  if (only.empty()) return all;
+  const auto is_named = [](const Block& block, const std::string& name) {
+    return block.name == name || block.name.rfind(name + ".", 0) == 0;
+  };
+  std::vector<std::string> names;
+  for (const auto* block : all) names.push_back(block->name);
+  for (const auto& name : only)
+    if (std::none_of(all.begin(), all.end(), [&](Block* block) { return is_named(*block, name); }))
+      throw UsageError(unknown_name("block", name, names));
+  std::vector<Block*> out;
+  for (auto* block : all)
+    if (std::any_of(only.begin(), only.end(),
+                    [&](const std::string& name) { return is_named(*block, name); }))
+      out.push_back(block);
+  return out;
+}
+
+}  // namespace
+
 std::vector<const Block*> curvature_blocks(Layer& network, const CurvatureOptions& options,
                                            std::vector<std::shared_ptr<Block>>& owned) {
-  const auto all = named_blocks(network);
+  const auto all = chosen_blocks(named_blocks(network), options.only);
   std::vector<const Block*> blocks;
   if (options.structure == Structure::kLastLayer) {
     for (auto it = all.rbegin(); it != all.rend() && blocks.empty(); ++it) {
@@ -437,16 +463,20 @@ std::vector<const Block*> curvature_blocks(Layer& network, const CurvatureOption
       const bool is_elementwise = shape[0] > 1 && shape[1] * shape[2] == 1;
       if ((*it)->is_bias || is_elementwise) continue;
       blocks.push_back(*it);
-      if ((*it)->bias) blocks.push_back((*it)->bias);
+      const bool has_bias = (*it)->bias && std::count(all.begin(), all.end(), (*it)->bias);
+      if (has_bias) blocks.push_back((*it)->bias);
     }
+    if (blocks.empty())
+      throw UsageError("structure lastlayer: none of the chosen blocks is the weight of a map");
     return blocks;
   }
   if (options.bias != BiasCurvature::kJoint) return {all.begin(), all.end()};
+  const std::set<const Block*> listed(all.begin(), all.end());
   std::set<const Block*> joined;
   for (const auto* block : all) joined.insert(block->bias);
   for (auto* block : all) {
     if (joined.count(block)) continue;  // with its weight; a bias layer's own has none
-    if (block->bias) {
+    if (block->bias && listed.count(block->bias)) {
       owned.push_back(std::make_shared<JointBlock>(*block, *block->bias));
       blocks.push_back(owned.back().get());
     } else {
@@ -502,6 +532,32 @@ Fit fit_curvature(Layer& network, const Likelihood& likelihood, const Samples& d
       fit.curvature = std::make_shared<DiagonalCurvature>(blocks, std::move(diagonals), total);
       break;
     }
+    case Structure::kBlock: {
+      std::vector<Tensor> hessians(blocks.size());
+      std::map<size_t, LinearSum> linear;  // weights with one position per sample
+      fisher_pass(network, likelihood, data, options, index, fit,
+                  [&](size_t m, const Tensor& x, const Tensor& g, const Part&) {
+                    const auto& block = *blocks[m];
+                    if (is_linear({&block}, 0, g)) {
+                      linear.try_emplace(m, block, false).first->second.add(block, x, g);
+                      return;
+                    }
+                    const auto rows = jacobian_rows(block, x, g);
+                    if (!hessians[m].defined())
+                      hessians[m] = torch::zeros({rows.size(1), rows.size(1)}, torch::kFloat64);
+                    hessians[m].addmm_(rows.t(), rows, 1.0, data.weight());
+                  });
+      while (!linear.empty()) {
+        auto& [m, sum] = *linear.begin();
+        hessians[m] = sum.total(data.weight());
+        linear.erase(linear.begin());
+      }
+      if (data.processes)
+        for (auto& hessian : hessians) sum_symmetric_over(*data.processes, {hessian.unsqueeze(0)});
+      fit.seconds_pass = seconds_since(start);
+      fit.curvature = std::make_shared<BlockCurvature>(blocks, std::move(hessians), total);
+      break;
+    }
     case Structure::kFull:
     case Structure::kLastLayer: {
       int64_t p = 0;
@@ -518,11 +574,7 @@ Fit fit_curvature(Layer& network, const Likelihood& likelihood, const Samples& d
                       if (m == 0) linear->add(*blocks[0], x, g);
                       return;
                     }
-                    parts[m] = sample_gradients(*blocks[m], x, g)
-                                   .to(torch::kFloat64)
-                                   .permute({1, 2, 0, 3, 4})
-                                   .flatten(2)
-                                   .flatten(0, 1);  // [R n, P_m]
+                    parts[m] = jacobian_rows(*blocks[m], x, g);
                     if (++seen < blocks.size()) return;
                     seen = 0;
                     const auto jacobian = torch::cat(parts, 1);
@@ -545,7 +597,7 @@ Gradient log_likelihood_gradient(Layer& network, const Likelihood& likelihood, c
   const Index index(blocks);
   Gradient out;
   for (const auto* block : blocks) out.blocks.push_back(torch::zeros_like(block->value()));
-  for_each_chunk(network, data, cut_of(network, data, batch, 1).samples,
+  for_each_chunk(network, data, cut_pass(network, data, batch, 1).samples,
                  [&](const Tape& tape, const Tensor& f, const Tensor& y, int64_t) {
                    out.log_likelihood +=
                        likelihood.log_density(f, y).sum(torch::kFloat64).item<double>();

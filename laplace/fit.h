@@ -41,7 +41,7 @@ struct Samples {
 /// UsageError where there are more processes than samples.
 Samples share_of(const Samples& whole, const Processes& processes);
 
-enum class Structure { kKron, kEkfac, kDiag, kFull, kLastLayer };
+enum class Structure { kKron, kEkfac, kDiag, kBlock, kFull, kLastLayer };
 enum class Correction { kTrace, kNone };
 enum class BiasCurvature {
   kExact,   ///< sums over positions first: the exact block
@@ -55,6 +55,9 @@ enum class Positions { kSelected, kAll };
 
 struct CurvatureOptions {
   Structure structure = Structure::kKron;
+  /// Blocks it covers, by name ("2.weight") or by layer ("2", "2.0"); empty: all. The others are
+  /// held at their values, and their weights are no part of evidence or posterior.
+  std::vector<std::string> only;
   Fisher fisher = Fisher::kExact;
   int64_t mc_samples = 1;
   Sharing sharing = Sharing::kExpand;
@@ -91,9 +94,17 @@ std::vector<const Block*> curvature_blocks(Layer& network, const CurvatureOption
 /// Whether positions of a block are independent samples: biases have an option of their own.
 Sharing sharing_of(const Block& block, const CurvatureOptions& options);
 
-/// How many samples, at most `batch`, to take through the network at once with `columns` cotangents
-/// each, so that the widest of them stays in the cache.
-int64_t samples_per_pass(Layer& network, const Samples& data, int64_t batch, int64_t columns);
+/// How a pass is cut: samples per forward, and columns per backward of them.
+struct PassCut {
+  int64_t samples, columns;
+};
+
+/// At most `batch` samples, such that the widest cotangent of a backward stays in the cache: beyond
+/// it memory traffic and page faults outweigh the arithmetic of convolutions. Where all columns of
+/// a useful number of samples are too many, a few columns at a time, unless they are needed
+/// `together`.
+PassCut cut_pass(Layer& network, const Samples& data, int64_t batch, int64_t columns,
+                 bool together = false);
 
 /// Fits the curvature of `network` in evaluation mode. Throws UsageError for combinations that are
 /// undefined, NumericalError where a factor is not finite, naming the block.

@@ -40,8 +40,8 @@ struct Launch {
 
 Launch launch_of_environment() {
   Launch launch;
-  const bool is_slurm = !variable("WORLD_SIZE") && variable("SLURM_NTASKS");
-  const std::string size_name = is_slurm ? "SLURM_NTASKS" : "WORLD_SIZE";
+  const bool is_slurm = !variable("WORLD_SIZE") && variable("SLURM_STEP_NUM_TASKS");
+  const std::string size_name = is_slurm ? "SLURM_STEP_NUM_TASKS" : "WORLD_SIZE";
   const std::string rank_name = is_slurm ? "SLURM_PROCID" : "RANK";
   const auto size = variable(size_name.c_str());
   if (!size) return launch;
@@ -79,7 +79,8 @@ class GlooProcesses : public Processes {
       options.waitWorkers = false;
       options.timeout = timeout;
       const auto store = c10::make_intrusive<c10d::TCPStore>(launch.address, options);
-      const auto gloo = c10d::ProcessGroupGloo::Options::create_default(timeout);
+      // A process that dies closes its connections; one that is busy may take its time.
+      const auto gloo = c10d::ProcessGroupGloo::Options::create_default(std::chrono::hours(24));
       group_ = c10::make_intrusive<c10d::ProcessGroupGloo>(store, static_cast<int>(rank_),
                                                            static_cast<int>(size_), gloo);
     });

@@ -99,6 +99,9 @@ void multiply_all(const Tensor& a, const Tensor& b, Tensor& out) {
 }  // namespace
 
 Tensor inner_products(const Tensor& a, const Tensor& b) {
+  TORCH_CHECK(a.dim() == 3 && b.dim() == 3 && a.size(0) == b.size(0) && a.size(2) == b.size(2) &&
+                  a.scalar_type() == b.scalar_type() && a.device() == b.device(),
+              "inner_products of ", a.sizes(), " and ", b.sizes());
   constexpr int64_t kFew = 32;
   const bool is_few = std::max(a.size(1), b.size(1)) <= kFew && a.device().is_cpu();
   const bool is_known = a.scalar_type() == torch::kFloat32 || a.scalar_type() == torch::kFloat64;

@@ -11,7 +11,7 @@ namespace evariste {
 Tensor gram(const Tensor& rows);
 
 /// a_n b_n^T, [n, C, D], of few long rows a [n, C, K], b [n, D, K]: batched products pack their
-/// operands, which costs more than multiplying so few rows.
+/// operands, which costs more than multiplying so few rows. Without a gradient.
 Tensor inner_products(const Tensor& a, const Tensor& b);
 
 /// The sum of the Gram matrices of many chunks: tiles are added up in the rows' own precision, at

@@ -2,6 +2,7 @@
 
 #include <torch/csrc/autograd/autograd.h>
 
+#include <algorithm>
 #include <unordered_map>
 
 #include "core/error.h"
@@ -33,12 +34,30 @@ Tensor in_basis(const SymmetricFactor& factor, const Tensor& c, const Tensor& ou
   return out;
 }
 
+bool is_in(const std::vector<Tensor>& list, const Tensor& tensor) {
+  return std::any_of(list.begin(), list.end(),
+                     [&](const Tensor& one) { return one.is_same(tensor); });
+}
+
+/// The leaves that features or layers depend on and that want a gradient, each once.
+std::vector<Tensor> leaves_of(Layer& network) {
+  std::vector<Tensor> leaves;
+  const auto add = [&](const std::vector<Tensor>& some) {
+    for (const auto& leaf : some)
+      if (leaf.requires_grad() && !is_in(leaves, leaf)) leaves.push_back(leaf);
+  };
+  network.visit_blocks([&](Block& block) { add(block.hyperparameters()); });
+  for (const auto& module : network.modules())
+    if (const auto* layer = dynamic_cast<const Layer*>(module.get())) add(layer->hyperparameters());
+  return leaves;
+}
+
 /// The parameters without gradients of their own, so that only eta has them.
 class FrozenWeights {
  public:
-  explicit FrozenWeights(Layer& network) {
+  FrozenWeights(Layer& network, const std::vector<Tensor>& leaves) {
     for (auto& parameter : network.parameters()) {
-      if (!parameter.requires_grad()) continue;
+      if (!parameter.requires_grad() || is_in(leaves, parameter)) continue;
       frozen_.push_back(parameter.set_requires_grad(false));
     }
   }
@@ -105,8 +124,9 @@ class Pass {
     for (size_t m = 0; m < blocks_.size(); ++m) {
       const auto* joint = dynamic_cast<const JointBlock*>(blocks_[m]);
       index_[joint ? &joint->weight_block() : blocks_[m]] = m;
-      bends_ = bends_ || !blocks_[m]->hyperparameters().empty();
     }
+    network.visit_blocks(
+        [&](Block& block) { bends_ = bends_ || !block.hyperparameters().empty(); });
     for (const auto& module : network.modules()) {
       const auto* layer = dynamic_cast<const Layer*>(module.get());
       bends_ = bends_ || (layer && layer->bends());
@@ -124,7 +144,9 @@ class Pass {
       const auto basis = torch::eye(outputs, f.options()).unsqueeze(1).expand({-1, f.size(0), -1});
       Sink sink = [&](const Block& block, const Tensor& x, const Tensor& g) { at(block, x, g); };
       if (bends_)
-        sink.bend = [&](const Layer&, const Tape& of, const Tensor& g) { slopes_[&of] = g; };
+        sink.bend = [&](const Layer&, const Tape& of, const Tensor& g) {
+          output_cotangents_[&of] = g;
+        };
       network_.backward(basis, tape, sink, false);
       if (bends_) pair_ = 0.5 * push(tape).transpose(0, 1);
     }
@@ -142,11 +164,15 @@ class Pass {
       const auto mixed = mix(lambda_, dx);
       torch::AutoGradMode enabled(true);
       const auto dy = layer.jvp(mixed, of, [](const Block&, const Tensor&) { return Tensor(); });
-      if (dy.requires_grad()) terms_ = terms_ + (slopes_.at(&of) * dy).sum();
+      const auto found = output_cotangents_.find(&of);
+      if (found == output_cotangents_.end())
+        throw Error(1, fmt::format("layer {} reported to jvp that it bends, but not to backward",
+                                   layer.name()));
+      if (dy.requires_grad()) terms_ = terms_ + (found->second * dy).sum();
     };
     const auto out = network_.jvp(Tensor(), tape, tangents);
     tangents_.clear();
-    slopes_.clear();
+    output_cotangents_.clear();
     return out;
   }
 
@@ -170,36 +196,51 @@ class Pass {
     const auto t = positions.size(2), groups = phi.size(0), outputs = positions.size(3);
     const auto columns = positions.reshape({groups, folds, n, t, outputs});
     const auto sums = block.is_constant() ? columns.sum(3, true) : columns;  // phi has T = 1
-    Tensor pull;                           // on the cotangents, [Q, C, n, T or 1, O]
+    Tensor tangent;                        // on the cotangents, [Q, C, n, T or 1, O]
     auto on_phi = torch::zeros_like(phi);  // on the features
-    const auto add_pull = [&](const Tensor& term) { pull = pull.defined() ? pull + term : term; };
+    const auto add_tangent_term = [&](const Tensor& term) {
+      tangent = tangent.defined() ? tangent + term : term;
+    };
     if (gamma.output.defined()) {
       const auto b = gamma.output.to(type);
       const auto a = gamma.input.to(type).unsqueeze(1);
       if (sharing_of(block, options_) == Sharing::kReduce) {
-        add_pull(times(columns.sum(3, true), 2 * weight_ * b));
+        add_tangent_term(times(columns.sum(3, true), 2 * weight_ * b));
         on_phi += phi.mean(2, true).matmul(a) * (2.0 / static_cast<double>(count_ * phi.size(2)));
       } else {
         const auto share = block.is_constant() ? 1.0 : static_cast<double>(t);
-        add_pull(times(columns, 2 * weight_ / share * b));
+        add_tangent_term(times(columns, 2 * weight_ / share * b));
         on_phi += phi.matmul(a) * (2.0 / static_cast<double>(count_));
       }
     }
     if (gamma.trace.defined()) {
       const auto kappa = (2 * weight_ * gamma.trace.to(type)).view({-1, 1, 1, 1, 1});
       if (sums.size(3) == 1) {  // |G|^2 = |g|^2 |phi|^2
-        add_pull(kappa * phi.square().sum(3, true).unsqueeze(1) * sums);
-        const auto along = (sums * mixed_columns(sums)).sum({1, 4}).unsqueeze(3);  // [Q, n, 1, 1]
-        on_phi += kappa.squeeze(1) * along * phi;
+        add_tangent_term(kappa * phi.square().sum(3, true).unsqueeze(1) * sums);
+        const auto weighted =
+            (sums * mixed_columns(sums)).sum({1, 4}).unsqueeze(3);  // [Q, n, 1, 1]
+        on_phi += kappa.squeeze(1) * weighted * phi;
       } else {
-        const auto gradients = sums.transpose(3, 4).matmul(phi.unsqueeze(1));  // [Q, C, n, O, J]
-        add_pull(kappa * phi.unsqueeze(1).matmul(gradients.transpose(3, 4)));
-        on_phi += kappa.squeeze(1) * mixed_columns(sums).matmul(gradients).sum(1);
+        const auto mixed = mixed_columns(sums);
+        auto pushed = torch::empty_like(sums);
+        const auto tile = std::clamp<int64_t>(
+            (int64_t{1} << 22) / (groups * folds * outputs * phi.size(3)), 1, n);
+        for (int64_t begin = 0; begin < n; begin += tile) {
+          const auto count = std::min(tile, n - begin);
+          const auto cut = [&](const Tensor& all_samples) {
+            return all_samples.narrow(2, begin, count);
+          };
+          const auto features = cut(phi.unsqueeze(1));                            // [Q, 1, c, T, J]
+          const auto gradients = cut(sums).transpose(3, 4).matmul(features);      // [Q, C, c, O, J]
+          cut(pushed).copy_(kappa * features.matmul(gradients.transpose(3, 4)));  // [Q, C, c, T, O]
+          on_phi.narrow(1, begin, count) += kappa.squeeze(1) * cut(mixed).matmul(gradients).sum(1);
+        }
+        add_tangent_term(pushed);
       }
     }
-    pull = pull.expand_as(columns);
+    tangent = tangent.expand_as(columns);
     if (bends_) {
-      auto back = pull.flatten(1, 2);
+      auto back = tangent.flatten(1, 2);
       if (kept.defined()) {
         auto shape = back.sizes().vec();
         shape[2] = all;
@@ -208,7 +249,7 @@ class Pass {
       }
       tangents_[&reported] = block.from_positions(back, x).reshape(g.sizes());
     } else {
-      pair_ += 0.5 * pairs_of(pull, columns);
+      pair_ += 0.5 * pairs_of(tangent, columns);
     }
     if (block.is_constant()) return;
     if (kept.defined()) {
@@ -242,14 +283,21 @@ class Pass {
   bool bends_ = false;
   std::unordered_map<const Block*, size_t> index_;
   std::unordered_map<const Block*, Tensor> tangents_;  // Gamma g at the outputs of blocks
-  std::unordered_map<const Tape*, Tensor> slopes_;     // g at the outputs of layers that bend
+  std::unordered_map<const Tape*, Tensor>
+      output_cotangents_;  // g at the outputs of layers that bend
   Tensor lambda_, pair_, terms_;
 };
 
 }  // namespace
 
-std::vector<LogDetCotangent> log_det_cotangents(const Fit& fit, const Precisions& precisions) {
+std::vector<LogDetCotangent> log_det_cotangents(const Fit& fit, const Likelihood& likelihood,
+                                                const Priors& priors, double temperature) {
   const auto& kron = kron_of(fit);
+  for (const auto& factor : kron.factors())
+    if (!factor.a.basis.defined() || !factor.b.basis.defined())
+      throw UsageError("log-determinant cotangents need a fit with bases = true");
+  fit.curvature->set_scale(likelihood.curvature_scale() / temperature);
+  const auto precisions = precisions_of(priors, kron);
   torch::NoGradGuard no_grad;
   std::vector<LogDetCotangent> out;
   for (size_t m = 0; m < kron.blocks().size(); ++m) {
@@ -281,29 +329,34 @@ std::vector<LogDetCotangent> log_det_cotangents(const Fit& fit, const Precisions
 
 Tensor evidence_surrogate(Layer& network, const Likelihood& likelihood, const Samples& batch,
                           const Fit& fit, const std::vector<LogDetCotangent>& cotangents,
-                          double temperature, const CurvatureOptions& options) {
+                          const CurvatureOptions& options) {
   expect_evaluation_mode(network);
   kron_of(fit);
-  if (options.fisher != Fisher::kExact)
+  if (options.fisher != Fisher::kExact || options.rank_tolerance > 0)
     throw UsageError(
-        "the gradient of the evidence in hyper-parameters of the features needs fisher exact");
+        "the gradient of the evidence in hyper-parameters of the features needs fisher exact with "
+        "all its columns");
+  if (batch.count() == 0) throw UsageError("evidence_surrogate: the batch has no samples");
+  const auto leaves = leaves_of(network);
+  if (leaves.empty() && !batch.x.requires_grad())
+    throw UsageError(
+        "evidence_surrogate: neither the inputs nor any hyper-parameter of blocks and layers "
+        "requires a gradient");
+  const double temperature = likelihood.curvature_scale() / fit.curvature->scale();
+  const double weight =
+      static_cast<double>(fit.curvature->samples()) / static_cast<double>(fit.count);
   torch::AutoGradMode enabled(true);
-  const FrozenWeights frozen(network);
+  const FrozenWeights frozen(network, leaves);
   Pass pass(network, likelihood, fit, cotangents, options);
-  std::vector<Tensor> leaves;  // of the features
-  for (const auto* block : fit.curvature->blocks())
-    for (const auto& leaf : block->hyperparameters())
-      if (leaf.requires_grad()) leaves.push_back(leaf);
   double value = 0;
-  auto slope = torch::zeros({}, torch::kFloat64);  // sum of leaves times their gradients
-  const auto add = [&](const Tensor& leaf, const Tensor& gradient) {
-    if (gradient.defined()) slope = slope + (leaf * gradient).sum(torch::kFloat64);
-  };
-  const auto count = batch.count();
+  std::vector<Tensor> slopes;  // of the leaves
+  for (const auto& leaf : leaves) slopes.push_back(torch::zeros_like(leaf).detach());
+  auto slope = torch::zeros({}, torch::kFloat64);  // sum of inputs times their gradients
   const auto outputs = network.forward(batch.x.narrow(0, 0, 1).detach()).size(1);
-  const auto step = samples_per_pass(network, batch, options.batch, outputs);
-  for (int64_t begin = 0; begin < count; begin += step) {
-    const auto part = std::min(step, count - begin);
+  const auto step =
+      cut_pass(network, batch, std::min(options.batch, batch.count()), outputs, true).samples;
+  for (int64_t begin = 0; begin < batch.count(); begin += step) {
+    const auto part = std::min(step, batch.count() - begin);
     const auto given = batch.x.narrow(0, begin, part);
     const auto x = given.detach().requires_grad_(given.requires_grad());
     Tape tape;
@@ -311,7 +364,7 @@ Tensor evidence_surrogate(Layer& network, const Likelihood& likelihood, const Sa
     const auto density = likelihood.log_density(f, batch.y.narrow(0, begin, part));
     const auto normaliser = likelihood.normaliser(f);
     const auto fitted =
-        batch.weight() * ((density - normaliser) / temperature + normaliser).sum(torch::kFloat64);
+        weight * ((density - normaliser) / temperature + normaliser).sum(torch::kFloat64);
     value += fitted.item<double>();
     const auto objective = fitted - pass(f, tape);
     if (!objective.requires_grad()) continue;
@@ -319,9 +372,15 @@ Tensor evidence_surrogate(Layer& network, const Likelihood& likelihood, const Sa
     if (x.requires_grad()) wanted.push_back(x);
     const auto gradients = torch::autograd::grad({objective}, wanted, {}, c10::nullopt,
                                                  /*create_graph=*/false, /*allow_unused=*/true);
-    for (size_t i = 0; i < leaves.size(); ++i) add(leaves[i], gradients[i]);
-    if (x.requires_grad()) add(given, gradients.back());
+    for (size_t i = 0; i < leaves.size(); ++i)
+      if (gradients[i].defined()) slopes[i] += gradients[i];
+    if (x.requires_grad() && gradients.back().defined())
+      slope = slope + (given * gradients.back()).sum(torch::kFloat64);
   }
+  batch.sum(slopes);
+  value = batch.sum(value);
+  for (size_t i = 0; i < leaves.size(); ++i)
+    slope = slope + (leaves[i] * slopes[i]).sum(torch::kFloat64);
   return slope - slope.detach() + value;
 }
 

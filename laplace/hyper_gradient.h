@@ -13,7 +13,7 @@
 //   5. one ordinary backward of the batch from all of these.
 #pragma once
 
-#include "laplace/fit.h"
+#include "laplace/evidence.h"
 
 namespace evariste {
 
@@ -24,21 +24,26 @@ struct LogDetCotangent {
   Tensor trace;   ///< [Q]: in sum_{r,n} |G|^2 of a group
 };
 
-/// Of every block, for a fit with bases. With a trace correction c = tr F/(tr A tr B) also its own
-/// derivatives: without it sum_l <Gamma^A, A> = 1/2 gamma_l = sum_l <Gamma^B, B>. Throws UsageError
-/// for other structures than kron.
-std::vector<LogDetCotangent> log_det_cotangents(const Fit& fit, const Precisions& precisions);
+/// Of every block, for a fit with bases; sets the curvature's scale as evaluate_evidence does. With
+/// a trace correction c = tr F/(tr A tr B) also its own derivatives: without it
+/// sum_l <Gamma^A, A> = 1/2 gamma_l = sum_l <Gamma^B, B>. Throws UsageError for other structures
+/// than kron.
+std::vector<LogDetCotangent> log_det_cotangents(const Fit& fit, const Likelihood& likelihood,
+                                                const Priors& priors, double temperature = 1.0);
 
-/// Sum of log p(y|f)/temperature of a batch, a scalar whose gradient is that of the batch's share
-/// of the whole log evidence: over the batches of the fit's data the gradients add up to
-/// d log q(D)/d eta, with weights and prior precisions held. batch.x and the features may depend on
-/// leaves that require a gradient; call backward() on the result, or torch::autograd::grad.
+/// The log-likelihood of a batch over the temperature, weighted as the fit's samples are: a scalar
+/// whose gradient is that of the batch's share of the whole log evidence. Over the batches of the
+/// fit's data the gradients add up to d log q(D)/d eta, with weights and prior precisions held.
+/// batch.x may require a gradient, and so may leaves that blocks or layers name as theirs
+/// (`hyperparameters`); call backward() on the result, or torch::autograd::grad. batch.total is not
+/// looked at; value and gradients of leaves are summed over processes, those of inputs are one's
+/// own.
 ///
-/// `options` are those of the fit. Cost: for networks whose layers do not bend about one fit of the
-/// batch, else another folded forward; memory as in a fit, as the chunks of a batch are worked
-/// off one by one.
+/// `options` are those of the fit: exact Fisher, all columns. Cost: for networks whose layers do
+/// not bend about one fit of the batch, else another folded forward. Memory of one chunk at a time,
+/// with the cotangents of all outputs; of every layer where layers bend.
 Tensor evidence_surrogate(Layer& network, const Likelihood& likelihood, const Samples& batch,
                           const Fit& fit, const std::vector<LogDetCotangent>& cotangents,
-                          double temperature, const CurvatureOptions& options);
+                          const CurvatureOptions& options);
 
 }  // namespace evariste

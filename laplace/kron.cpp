@@ -18,7 +18,7 @@ double scalar_precision(const Tensor& precision, const Block& block) {
   if (precision.numel() != 1)
     throw UsageError(fmt::format(
         "{}: a Kronecker-factored curvature cannot be combined with one prior precision per entry; "
-        "use structure diag or full, or a prior with one precision per block",
+        "use structure diag, block or full, or a prior with one precision per block",
         block.name));
   return precision.item<double>();
 }

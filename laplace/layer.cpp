@@ -1,12 +1,20 @@
 #include "laplace/layer.h"
 
+#include <algorithm>
+
 #include "core/error.h"
 
 namespace evariste {
 
 std::vector<Block*> named_blocks(Layer& network) {
   std::vector<Block*> blocks;
-  network.visit_blocks([&](Block& block) { blocks.push_back(&block); });
+  network.visit_blocks([&](Block& block) {
+    if (std::count(blocks.begin(), blocks.end(), &block))
+      throw UsageError(fmt::format(
+          "the layer of {} is in the network twice: weights that are used twice are not supported",
+          block.name.empty() ? shape_text(block.weight().sizes()) : block.name));
+    blocks.push_back(&block);
+  });
   for (const auto& item : network.named_parameters()) {
     for (auto* block : blocks)
       if (block->weight().is_same(item.value())) block->name = item.key();

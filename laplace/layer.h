@@ -34,6 +34,7 @@ struct Sink {
   using OnBlock = std::function<void(const Block& block, const Tensor& x, const Tensor& g)>;
   /// Called for each Block: input x [n, ...], cotangent g [R, n, ...] at its output.
   template <class F, class = std::enable_if_t<
+                         !std::is_same_v<std::remove_cvref_t<F>, Sink> &&
                          std::is_invocable_v<F, const Block&, const Tensor&, const Tensor&>>>
   Sink(F&& on_block) : block(std::forward<F>(on_block)) {}  // NOLINT: a lambda is a sink
   void operator()(const Block& b, const Tensor& x, const Tensor& g) const { block(b, x, g); }
@@ -47,7 +48,8 @@ struct Tangents {
   using AtBlock = std::function<Tensor(const Block& block, const Tensor& x)>;
   /// [R, n, ...] at the output of a block with input x [n, ...], or undefined for zero.
   template <class F,
-            class = std::enable_if_t<std::is_invocable_r_v<Tensor, F, const Block&, const Tensor&>>>
+            class = std::enable_if_t<!std::is_same_v<std::remove_cvref_t<F>, Tangents> &&
+                                     std::is_invocable_r_v<Tensor, F, const Block&, const Tensor&>>>
   Tangents(F&& at_block) : block(std::forward<F>(at_block)) {}  // NOLINT: a lambda will do
   Tensor operator()(const Block& b, const Tensor& x) const { return block(b, x); }
 
@@ -73,8 +75,13 @@ class Layer : public torch::nn::Module {
   virtual Tensor jvp(const Tensor& dx, const Tape& tape, const Tangents& tangents) const = 0;
 
   /// The derivative changes with the input, other than by pieces as relu's does, or with a
-  /// hyper-parameter: such a layer calls the `bend` of Sink and Tangents.
+  /// hyper-parameter. Such a layer says so here, calls the `bend` of Sink in backward and of
+  /// Tangents in jvp (layers made of layers hand both on), and its jvp is differentiable by
+  /// autograd in what forward taped: gradients of the evidence in hyper-parameters are wrong
+  /// otherwise.
   virtual bool bends() const { return false; }
+  /// Leaves of its own besides those of its blocks.
+  virtual std::vector<Tensor> hyperparameters() const { return {}; }
 
   /// Told that the layer behind keeps one of stride x stride phases of this one's output.
   virtual void before_polyphase(int64_t stride) { (void)stride; }

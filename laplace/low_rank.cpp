@@ -54,7 +54,9 @@ class Products {
       std::vector<Tensor> columns;
       for (int64_t c = 0; c < k; ++c) {
         const auto df = network_.jvp(Tensor(), tape, along([&](const Block& block) {
-                                       const auto m = index_.at(&block);
+                                       const auto found = index_.find(&block);
+                                       if (found == index_.end()) return Tensor();
+                                       const auto m = found->second;
                                        const auto value = blocks_[m]->value();
                                        return directions[c]
                                            .narrow(0, begins_[m], value.numel())
@@ -68,7 +70,9 @@ class Products {
       network_.backward(
           torch::stack(columns), tape,
           [&](const Block& block, const Tensor& x, const Tensor& g) {
-            const auto m = index_.at(&block);
+            const auto found = index_.find(&block);
+            if (found == index_.end()) return;
+            const auto m = found->second;
             for (int64_t c = 0; c < k; ++c)
               out[c].narrow(0, begins_[m], blocks_[m]->parameters()) +=
                   blocks_[m]->gradient(x, g[c]).flatten().to(torch::kFloat64);
@@ -194,8 +198,10 @@ Tensor LowRankCurvature::output_covariance(const std::vector<Visit>& visits,
 Fit fit_low_rank(Layer& network, const Likelihood& likelihood, const Samples& data,
                  const LowRankOptions& options) {
   expect_evaluation_mode(network);
-  const auto all = named_blocks(network);
-  const std::vector<const Block*> blocks(all.begin(), all.end());
+  CurvatureOptions chosen;
+  chosen.only = options.only;
+  std::vector<std::shared_ptr<Block>> none;
+  const auto blocks = curvature_blocks(network, chosen, none);
   const Products products(network, likelihood, data, blocks, options.batch);
   const auto parameters = products.parameters();
   const auto columns = std::min(parameters, options.rank + options.oversampling);

@@ -43,7 +43,8 @@ struct LowRankOptions {
   int64_t iterations = 4;    ///< of the subspace; each is a pass over the data
   int64_t oversampling = 8;  ///< columns more than `rank` while iterating
   int64_t batch = 250;
-  Stream stream = Stream(0);  ///< of the first subspace
+  std::vector<std::string> only;  ///< as in CurvatureOptions
+  Stream stream = Stream(0);      ///< of the first subspace
 };
 
 /// Fits the leading eigenpairs; eigenvalues that are zero to rounding are left out, so there may be

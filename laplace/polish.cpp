@@ -73,9 +73,14 @@ std::vector<PolishStep> polish(Layer& network, const Likelihood& likelihood, con
       expect_finite(downhill[m], blocks[m]->name + ": gradient of the objective");
     }
     const auto direction = curvature.solve(downhill, precisions);
+    if (data.processes) agree(*data.processes, direction);
 
     const auto value = [&] {
-      return objective(network, likelihood, data, priors, blocks, temperature, options.batch);
+      auto sum = torch::full(
+          {1}, objective(network, likelihood, data, priors, blocks, temperature, options.batch),
+          torch::kFloat64);
+      if (data.processes) agree(*data.processes, {sum});  // all take the same step
+      return sum.item<double>();
     };
     const auto before = value();
     PolishStep result{before, 0};

@@ -41,6 +41,14 @@ double sum_over(const Processes& processes, double value) {
   return tensor.item<double>();
 }
 
+void agree(const Processes& processes, const std::vector<Tensor>& tensors) {
+  for (auto tensor : tensors) {
+    auto copy = tensor.contiguous();
+    processes.broadcast(copy, 0);
+    tensor.copy_(copy);
+  }
+}
+
 Tensor pack_symmetric(const Tensor& matrices) {
   return matrices.flatten(1).index_select(1, triangle(matrices.size(2)));
 }

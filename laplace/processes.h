@@ -28,6 +28,8 @@ void sum_over(const Processes& processes, const std::vector<Tensor>& tensors);
 /// The same for symmetric matrices [Q, D, D]: half of the bytes.
 void sum_symmetric_over(const Processes& processes, const std::vector<Tensor>& matrices);
 double sum_over(const Processes& processes, double value);
+/// The numbers of process 0 for all, where rounding may have made them differ.
+void agree(const Processes& processes, const std::vector<Tensor>& tensors);
 
 /// [Q, D, D] -> [Q, D (D + 1)/2], the lower triangles by rows; and back, both halves filled.
 Tensor pack_symmetric(const Tensor& matrices);
@@ -37,10 +39,10 @@ Tensor unpack_symmetric(const Tensor& packed, int64_t dimension);
 std::vector<int64_t> deal_out(const std::vector<double>& costs, int64_t processes);
 
 /// The processes that a launcher has started, found from its environment: torchrun's RANK,
-/// WORLD_SIZE, MASTER_ADDR and MASTER_PORT, or under srun SLURM_PROCID and SLURM_NTASKS with the
-/// last two set by hand. Null where there is only one. Waits for the others at most
-/// `timeout_seconds`; throws UsageError for an environment that is incomplete. A process that dies
-/// makes the next exchange of all others throw an Error that says so.
+/// WORLD_SIZE, MASTER_ADDR and MASTER_PORT, or under srun SLURM_PROCID and SLURM_STEP_NUM_TASKS
+/// with the last two set by hand. Null where there is only one. Waits for the others to start at
+/// most `timeout_seconds`; throws UsageError for an environment that is incomplete. A process that
+/// dies makes the next exchange of all others throw an Error that says so.
 std::unique_ptr<Processes> join_processes(double timeout_seconds = 60);
 
 }  // namespace evariste

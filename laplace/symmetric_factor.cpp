@@ -106,9 +106,11 @@ Tensor& FactorSum::as_gram() {
 
 SymmetricFactor FactorSum::finish(double scale) {
   if (!products_.is_empty()) add_gram(products_.total());
+  products_ = GramSum();
   SymmetricFactor factor;
   if (gram_.defined()) {
-    factor.matrix = scale * gram_;
+    factor.matrix = gram_.mul_(scale);
+    gram_.reset();
   } else {
     factor.rows = std::sqrt(scale) * torch::cat(rows_, 1);
   }

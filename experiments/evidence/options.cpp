@@ -76,6 +76,9 @@ void expect_values(const EvidenceOptions& o) {
   expect_at_least(flag_name("batch"), o.batch, 1);
   expect_at_least(flag_name("repeat"), o.repeat, 1);
   expect_at_least(flag_name("polish"), o.polish, 0);
+  if (!(o.budget >= 0) || !std::isfinite(o.budget))
+    throw UsageError(
+        fmt::format("{}: expected GB, at least 0, found {}", flag_name("budget"), o.budget));
 }
 
 void expect_combination(const EvidenceOptions& o, const CommandLine& line) {
@@ -116,7 +119,7 @@ void expect_combination(const EvidenceOptions& o, const CommandLine& line) {
   if (is_kron && o.prior == "diagonal")
     throw UsageError(fmt::format(
         "--prior diagonal has one precision per entry, which --structure {} cannot be combined "
-        "with: use --structure diag or full, or --prior layerwise",
+        "with: use --structure diag, block or full, or --prior layerwise",
         o.structure));
   if (o.prior == "scalar" && o.prior_precision.size() > 1)
     throw UsageError(fmt::format("--prior scalar takes one --prior-precision, found {}",
@@ -181,6 +184,7 @@ CurvatureOptions curvature_options(const EvidenceOptions& o, const Stream& root,
   CurvatureOptions c;
   c.structure = o.structure == "ekfac"       ? Structure::kEkfac
                 : o.structure == "diag"      ? Structure::kDiag
+                : o.structure == "block"     ? Structure::kBlock
                 : o.structure == "full"      ? Structure::kFull
                 : o.structure == "lastlayer" ? Structure::kLastLayer
                                              : Structure::kKron;
@@ -196,6 +200,7 @@ CurvatureOptions curvature_options(const EvidenceOptions& o, const Stream& root,
                                : BiasCurvature::kExact;
   c.positions = o.positions == "all" ? Positions::kAll : Positions::kSelected;
   c.batch = o.batch;
+  c.only = o.only;
   c.stream = root.split("fisher");
   c.bases = bases;
   return c;
@@ -208,6 +213,7 @@ Fit fit_problem(const EvidenceOptions& options, Layer& network, const Likelihood
   LowRankOptions low;
   low.rank = options.rank;
   low.batch = options.batch;
+  low.only = options.only;
   low.stream = root.split("subspace");
   return fit_low_rank(network, likelihood, data, low);
 }

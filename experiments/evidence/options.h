@@ -14,6 +14,7 @@ struct EvidenceOptions {
   std::string network, weights, data, test;
   std::string likelihood = "classification";
   std::string structure = "kron";
+  std::vector<std::string> only;
   std::string fisher = "exact";
   int64_t mc_samples = 1;
   double rank_tolerance = 0;
@@ -33,6 +34,7 @@ struct EvidenceOptions {
   int64_t draws = 100;
   std::string dtype = "float32";
   int64_t batch = 250;
+  double budget = 0;
   int64_t repeat = 1;
   std::string checks = "on";
   int64_t polish = 0;
@@ -47,7 +49,8 @@ struct EvidenceOptions {
     field("likelihood", likelihood, "what the outputs mean",
           {"classification", "regression", "bernoulli"});
     field("structure", structure, "of the curvature; lastlayer: dense over the last linear layer",
-          {"kron", "ekfac", "diag", "full", "lastlayer", "lowrank"});
+          {"kron", "ekfac", "diag", "block", "full", "lastlayer", "lowrank"});
+    field("only", only, "blocks it covers, by name or layer (2.weight, 2); the others are held");
     field("fisher", fisher, "exact, labels drawn from the model, or the observed labels",
           {"exact", "mc", "empirical"});
     field("mc_samples", mc_samples, "labels drawn per sample with --fisher mc");
@@ -76,6 +79,7 @@ struct EvidenceOptions {
     field("dtype", dtype, "of network and data; evidence is float64 always",
           {"float32", "float64"});
     field("batch", batch, "samples per chunk; the numbers do not depend on it");
+    field("budget", budget, "GB the fit may use; 0: four fifths of the memory that is free");
     field("repeat", repeat, "repetitions, for timing");
     field("checks", checks, "whether to believe the evidence", {"on", "off"});
     field("polish", polish, "K-FAC steps towards the mode before everything else");

@@ -2,28 +2,22 @@
 #pragma once
 
 #include "experiments/evidence/problem.h"
+#include "laplace/plan.h"
 
 namespace evariste {
 
-/// peak = max(so far, base + chunk + curvature + workspace + predictive), in bytes of the process:
-///
-///   base        resident after a pass of one sample: program, libraries, network, data
-///   chunk       batch * (tape + 2 (R + 1) widest), R cotangents folded in front of the batch
-///               (C - 1 for softmax, C else, draws for mc, 1 for empirical; C to predict), + one
-///               tile of per-sample gradients, 2 * min(batch R P_m, 2^23), where positions are
-///               shared
-///   curvature   float64: kron Q (J^2 + O^2) per block, twice with eigenvectors, ekfac P more;
-///               diag P; full P^2
-///   workspace   kron 4 D^2 of the widest factor D;
-///               full 3 P^2 + batch R P (the Jacobian, once more in float64)
-///   predictive  two [N_test, C, C], and [draws, N_test, C] for mc
+/// peak = base + curvature + the larger of the fit's stages and of what follows it: the checks'
+/// forward derivatives, or the predictive's cotangents and two [N_test, C, C], for mc also
+/// [draws, N_test, C]. base: resident after a pass of one sample, with program, libraries, network
+/// and data.
 struct EvidencePlan {
-  int64_t peak_bytes = 0;
-  double seconds = 0;  ///< of one repeat; measured on a few samples, for --dry-run only
+  CurvaturePlan curvature;
+  int64_t peak_bytes = 0;  ///< of the process
+  double seconds = 0;      ///< of one repeat; measured on a few samples, for --dry-run only
 };
 
-/// One sample goes through the network. Throws UsageError where a dense curvature of this many
-/// parameters is more than the machine's memory.
+/// One sample goes through the network. Throws BudgetExceeded where the fit needs more memory than
+/// --budget allows.
 EvidencePlan plan_memory(const EvidenceOptions& options, EvidenceProblem& problem);
 
 /// Fits the first samples and scales the time up; eigendecompositions from one of 256 x 256.

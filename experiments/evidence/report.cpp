@@ -131,13 +131,22 @@ std::string evidence_table(const EvidenceOptions& options, const EvidenceProblem
 std::string plan_json(EvidenceOptions options, const EvidencePlan& plan) {
   Json json = {{"config", Json::object()},
                {"plan", {{"peak_bytes", plan.peak_bytes}, {"seconds", plan.seconds}}}};
+  for (const auto& stage : plan.curvature.stages)
+    json["plan"]["stages"][stage.name] = {{"bytes", stage.bytes}, {"flops", stage.flops}};
   options.visit(ToJson{json["config"]});
   return json.dump();
 }
 
 std::string plan_text(EvidenceOptions options, const EvidencePlan& plan) {
-  return fmt::format("{}\n# needs about {:.0f} MB and {} a repeat\n", to_text(to_toml(options)),
-                     megabytes(plan.peak_bytes), duration_text(plan.seconds));
+  auto text =
+      fmt::format("{}\n# needs about {:.0f} MB and {} a repeat\n", to_text(to_toml(options)),
+                  megabytes(plan.peak_bytes), duration_text(plan.seconds));
+  for (const auto& stage : plan.curvature.stages) {
+    text += fmt::format("# {:<10} {:10.3g} MB", stage.name, 1e-6 * stage.bytes);
+    if (stage.flops > 0) text += fmt::format(" {:10.3g} GFLOP", 1e-9 * stage.flops);
+    text += "\n";
+  }
+  return text;
 }
 
 }  // namespace evariste

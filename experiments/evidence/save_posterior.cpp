@@ -116,7 +116,10 @@ void add_curvature(PosteriorRecord& out, const Curvature& curvature) {
   }
   for (size_t m = 0; m < blocks.size(); ++m) {
     const auto group = "curvature/" + blocks[m]->name;
-    if (const auto* diagonal = dynamic_cast<const DiagonalCurvature*>(&curvature)) {
+    if (const auto* each = dynamic_cast<const BlockCurvature*>(&curvature)) {
+      out.tensor(group, "hessian", each->hessian(m), {"row", "column"},
+                 "Gauss-Newton matrix of the block, without the scale h");
+    } else if (const auto* diagonal = dynamic_cast<const DiagonalCurvature*>(&curvature)) {
       out.tensor(group, "diagonal", diagonal->diagonals()[m], kEntries, "diagonal of H");
     } else if (const auto* kron = dynamic_cast<const KronCurvature*>(&curvature)) {
       const auto& f = kron->factors()[m];

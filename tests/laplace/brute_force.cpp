@@ -60,6 +60,8 @@ Tensor dense_precision(const Curvature& curvature, const Precisions& precisions)
     if (const auto* diagonal = dynamic_cast<const DiagonalCurvature*>(&curvature))
       parts.push_back(torch::diag(diagonal->diagonals()[m].flatten()));
   }
+  if (const auto* each = dynamic_cast<const BlockCurvature*>(&curvature))
+    for (size_t m = 0; m < each->blocks().size(); ++m) parts.push_back(each->hessian(m));
   const auto* dense = dynamic_cast<const DenseCurvature*>(&curvature);
   const auto h = dense ? dense->hessian() : torch::block_diag(parts);
   return curvature.scale() * h + torch::diag(torch::cat(prior));

@@ -2,6 +2,8 @@
 #include "tests/catch.h"
 
 #include "core/error.h"
+#include "laplace/low_rank.h"
+#include "nn/linear.h"
 #include "tests/laplace/brute_force.h"
 
 using namespace evariste;
@@ -45,6 +47,111 @@ TEST_CASE("the full curvature is the dense GGN of every network", "[laplace]") {
     CHECK(fit.log_likelihood ==
           Approx(Softmax().log_density(network->forward(data.x), data.y).sum().item<double>()));
   }
+}
+
+TEST_CASE("the block curvature is the full one's blocks on the diagonal", "[laplace]") {
+  for (const auto& example : layer_examples()) {
+    CAPTURE(example.type, example.title);
+    const auto network = example.build();
+    const auto data = samples_of(example);
+    const auto full = fit_curvature(*network, Softmax(), data, options_of(Structure::kFull));
+    const auto block = fit_curvature(*network, Softmax(), data, options_of(Structure::kBlock));
+    const auto& h = dynamic_cast<const DenseCurvature&>(*full.curvature).hessian();
+    const auto& each = dynamic_cast<const BlockCurvature&>(*block.curvature);
+    for (size_t m = 0; m < each.blocks().size(); ++m)
+      check_close(each.hessian(m), part_of(h, full.curvature->blocks(), m));
+    // Per block, and as a whole: the log-determinant of what has no entries elsewhere.
+    const auto precisions = precisions_of(layerwise_priors(each, 0.3), each);
+    const auto log_dets = each.log_det(precisions);
+    for (size_t m = 0; m < log_dets.size(); ++m)
+      CHECK(log_dets[m].ratio ==
+            Approx(log_det_ratio(each.hessian(m), precisions[m])).margin(1e-9));
+  }
+}
+
+TEST_CASE("a curvature of chosen blocks is its part of that of all", "[laplace]") {
+  for (const auto& example : layer_examples()) {
+    const auto network = example.build();
+    const auto data = samples_of(example);
+    const auto all = named_blocks(*network);
+    const std::vector<std::string> only = {all.back()->name, all.front()->name};
+    for (const auto structure : {Structure::kKron, Structure::kEkfac, Structure::kDiag,
+                                 Structure::kBlock, Structure::kFull}) {
+      CAPTURE(example.type, example.title, static_cast<int>(structure));
+      auto options = options_of(structure);
+      const auto whole = fit_curvature(*network, Softmax(), data, options);
+      options.only = only;
+      const auto part = fit_curvature(*network, Softmax(), data, options);
+      const auto& blocks = part.curvature->blocks();
+      REQUIRE(blocks.size() == 2);
+      CHECK(blocks[0] == all.front());
+      CHECK(blocks[1] == all.back());
+      const auto unit = [](const Curvature& c) {
+        const Precisions ones(c.blocks().size(), torch::ones({}, torch::kFloat64));
+        return dense_precision(c, ones);
+      };
+      const auto p = unit(*whole.curvature), q = unit(*part.curvature);
+      const auto first = blocks[0]->parameters(), last = blocks[1]->parameters();
+      check_close(q.narrow(0, 0, first).narrow(1, 0, first),
+                  p.narrow(0, 0, first).narrow(1, 0, first));
+      const auto end = p.size(0) - last;
+      check_close(q.narrow(0, first, last).narrow(1, first, last),
+                  p.narrow(0, end, last).narrow(1, end, last));
+      if (structure == Structure::kFull)
+        check_close(q.narrow(0, 0, first).narrow(1, first, last),
+                    p.narrow(0, 0, first).narrow(1, end, last));
+    }
+  }
+}
+
+TEST_CASE("a low-rank curvature of chosen blocks is theirs", "[laplace]") {
+  const auto& example = layer_examples()[0];
+  const auto network = example.build();
+  const auto data = samples_of(example);
+  LowRankOptions low;
+  low.rank = 100;  // all there are
+  low.only = {"0"};
+  auto options = options_of(Structure::kFull);
+  options.only = low.only;
+  const auto full = fit_curvature(*network, Softmax(), data, options);
+  const auto part = fit_low_rank(*network, Softmax(), data, low);
+  REQUIRE(part.curvature->blocks() == full.curvature->blocks());
+  const auto precisions = precisions_of(layerwise_priors(*full.curvature, 0.3), *full.curvature);
+  CHECK(part.curvature->log_det_ratio(precisions) ==
+        Approx(full.curvature->log_det_ratio(precisions)).epsilon(1e-8));
+}
+
+TEST_CASE("a layer that is in a network twice is refused", "[laplace]") {
+  const auto network = std::make_shared<Network>(std::vector<int64_t>{3});
+  const auto layer = std::make_shared<Linear>(3, 3);
+  network->append(layer);
+  network->append(layer);
+  network->eval();
+  const Samples data{torch::randn({4, 3}), torch::zeros({4}, torch::kInt64)};
+  CHECK_THROWS_WITH(fit_curvature(*network, Softmax(), data, CurvatureOptions()),
+                    Catch::Contains("used twice are not supported"));
+}
+
+TEST_CASE("blocks are chosen by name or by layer, unknown ones refused", "[laplace]") {
+  const auto network = network_of(
+      "input = [4]\nlayer = [{ type = 'linear', out = 3 }, { type = 'tanh' }, "
+      "{ type = 'linear', out = 2 }]");
+  std::vector<std::shared_ptr<Block>> owned;
+  CurvatureOptions options;
+  const auto names = [&](const std::vector<std::string>& only) {
+    options.only = only;
+    std::vector<std::string> found;
+    for (const auto* block : curvature_blocks(*network, options, owned))
+      found.push_back(block->name);
+    return found;
+  };
+  CHECK(names({"2"}) == std::vector<std::string>{"2.weight", "2.bias"});
+  CHECK(names({"2.bias", "0.weight"}) == std::vector<std::string>{"0.weight", "2.bias"});
+  CHECK_THROWS_WITH(names({"2.weigth"}), Catch::Contains("did you mean \"2.weight\"?"));
+  options.bias = BiasCurvature::kJoint;
+  CHECK(names({"0", "2.weight"}) == std::vector<std::string>{"0.weight+bias", "2.weight"});
+  options.structure = Structure::kLastLayer;
+  CHECK(names({"0"}) == std::vector<std::string>{"0.weight", "0.bias"});
 }
 
 TEST_CASE("the diagonal curvature is the diagonal of the full one", "[laplace]") {

@@ -122,8 +122,8 @@ TEST_CASE("the gradient in log sigma is a central difference", "[evidence]") {
   const std::vector<double> rho = {0.3, -0.7, 1.1, -0.2};
   const auto f = model.network->forward(model.data.x);
   const auto squares = (model.data.y - f).square().sum().item<double>();
-  for (const auto structure :
-       {Structure::kKron, Structure::kEkfac, Structure::kDiag, Structure::kFull}) {
+  for (const auto structure : {Structure::kKron, Structure::kEkfac, Structure::kDiag,
+                               Structure::kBlock, Structure::kFull}) {
     for (const double temperature : {1.0, 0.7}) {
       CAPTURE(static_cast<int>(structure), temperature);
       const auto value = [&](double log_noise) {
@@ -163,8 +163,8 @@ TEST_CASE("a temperature divides the data, not the normaliser of the noise", "[e
 
 TEST_CASE("blocks add up, and coupled structures say that they are coupled", "[evidence]") {
   const TwoLayers model;
-  for (const auto structure :
-       {Structure::kKron, Structure::kEkfac, Structure::kDiag, Structure::kFull}) {
+  for (const auto structure : {Structure::kKron, Structure::kEkfac, Structure::kDiag,
+                               Structure::kBlock, Structure::kFull}) {
     const auto e = model.evidence(options_of(structure), 0.6, {0, 0, 0, 0});
     double ratio = 0, scatter = 0;
     for (const auto& block : e.blocks) {

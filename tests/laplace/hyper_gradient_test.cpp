@@ -34,16 +34,12 @@ struct Problem {
   /// d log q/d x by the surrogate, in batches of `batch`.
   Tensor gradient(int64_t batch) const {
     const auto at = fit(data.x);
-    evaluate_evidence(at, *likelihood, priors, temperature);  // sets the scale
-    const auto cotangents = log_det_cotangents(at, precisions_of(priors, *at.curvature));
+    const auto cotangents = log_det_cotangents(at, *likelihood, priors, temperature);
     const auto x = data.x.detach().clone().requires_grad_();
     for (int64_t begin = 0; begin < data.count(); begin += batch) {
       const auto count = std::min(batch, data.count() - begin);
-      Samples part = {x.narrow(0, begin, count), data.y.narrow(0, begin, count), 0};
-      // The batch stands for as many samples as it does in the whole.
-      part.total = static_cast<int64_t>(std::llround(data.weight() * static_cast<double>(count)));
-      evidence_surrogate(*network, *likelihood, part, at, cotangents, temperature, options)
-          .backward();
+      const Samples part = {x.narrow(0, begin, count), data.y.narrow(0, begin, count)};
+      evidence_surrogate(*network, *likelihood, part, at, cotangents, options).backward();
     }
     return x.grad();
   }
@@ -116,42 +112,96 @@ TEST_CASE("the evidence's gradient holds for every option of a Kronecker fit", "
           }
 }
 
+namespace {
+
+/// Gradients of the surrogate in leaves against central differences of the evidence fitted anew.
+void check_leaves(const Problem& p, const std::vector<Tensor>& leaves) {
+  const auto at = p.fit(p.data.x);
+  const auto cotangents = log_det_cotangents(at, *p.likelihood, p.priors, p.temperature);
+  evidence_surrogate(*p.network, *p.likelihood, p.data, at, cotangents, p.options).backward();
+  for (size_t i = 0; i < leaves.size(); ++i) {
+    CAPTURE(i);
+    const auto leaf = leaves[i];
+    const auto evidence_at = [&](double step) {
+      torch::NoGradGuard no_grad;
+      leaf.add_(step);
+      const double value = p.log_evidence(p.data.x);
+      leaf.sub_(step);
+      return value;
+    };
+    constexpr double h = 1e-5;
+    REQUIRE(leaf.grad().defined());
+    CHECK(leaf.grad().item<double>() ==
+          Approx((evidence_at(h) - evidence_at(-h)) / (2 * h)).epsilon(2e-6));
+  }
+}
+
+/// linear, activation, blurred, activation, blurred.
+struct Blurred {
+  std::shared_ptr<Network> network = std::make_shared<Network>(std::vector<int64_t>{6});
+  std::shared_ptr<blurred::BlurredLinear> middle, last;
+
+  explicit Blurred(bool bends, bool is_shared = false)
+      : middle(std::make_shared<blurred::BlurredLinear>(5, 4, 0.8)),
+        last(is_shared ? std::make_shared<blurred::BlurredLinear>(4, 3, middle->log_bandwidth)
+                       : std::make_shared<blurred::BlurredLinear>(4, 3, 0.5)) {
+    network->append(network_of("input = [6]\nlayer = [{ type = 'linear', out = 5 }, { type = '" +
+                               std::string(bends ? "tanh" : "relu") + "' }]"));
+    network->append(middle);
+    network->append(std::make_shared<Activation>(bends ? "silu" : "relu"));
+    network->append(last);
+    network->set_outputs(3);
+    randomise(*network, 3);
+    network->eval();
+  }
+};
+
+}  // namespace
+
 TEST_CASE("the evidence's gradient in a hyper-parameter of the features", "[hyper]") {
-  for (const bool bends : {false, true})  // before it and behind it another layer
+  for (const bool bends : {false, true})
     for (const auto bias : {BiasCurvature::kExact, BiasCurvature::kJoint}) {
       CAPTURE(bends, bias);
-      const auto network = std::make_shared<Network>(std::vector<int64_t>{6});
-      const auto first =
-          network_of("input = [6]\nlayer = [{ type = 'linear', out = 5 }, { type = '" +
-                     std::string(bends ? "tanh" : "relu") + "' }]");
-      const auto layer = std::make_shared<blurred::BlurredLinear>(5, 4, 0.8);
-      network->append(first);
-      network->append(layer);
-      network->append(std::make_shared<Activation>(bends ? "silu" : "relu"));
-      network->append(std::make_shared<blurred::BlurredLinear>(4, 3, 0.5));
-      network->set_outputs(3);
-      randomise(*network, 3);
-      network->eval();
-      auto p = problem_of(network, random_tensor({9, 6}, 2), "classification");
+      const Blurred net(bends);
+      auto p = problem_of(net.network, random_tensor({9, 6}, 2), "classification");
       p.options.bias = bias;
       set_priors(p);
-      const auto at = p.fit(p.data.x);
-      evaluate_evidence(at, *p.likelihood, p.priors, p.temperature);
-      const auto cotangents = log_det_cotangents(at, precisions_of(p.priors, *at.curvature));
-      evidence_surrogate(*network, *p.likelihood, p.data, at, cotangents, p.temperature, p.options)
-          .backward();
-      const auto leaf = layer->log_bandwidth;
-      const auto evidence_at = [&](double step) {
-        torch::NoGradGuard no_grad;
-        leaf.add_(step);
-        const double value = p.log_evidence(p.data.x);
-        leaf.sub_(step);
-        return value;
-      };
-      constexpr double h = 1e-5;
-      CHECK(leaf.grad().item<double>() ==
-            Approx((evidence_at(h) - evidence_at(-h)) / (2 * h)).epsilon(2e-6));
+      check_leaves(p, {net.middle->log_bandwidth, net.last->log_bandwidth});
     }
+}
+
+TEST_CASE("a hyper-parameter that two layers share has one gradient", "[hyper]") {
+  const Blurred net(true, /*is_shared=*/true);
+  auto p = problem_of(net.network, random_tensor({9, 6}, 2), "classification");
+  set_priors(p);
+  check_leaves(p, {net.middle->log_bandwidth});
+}
+
+TEST_CASE("a hyper-parameter below the chosen blocks, and one that is a parameter", "[hyper]") {
+  const Blurred net(true);
+  net.network->register_parameter("bandwidth", net.middle->log_bandwidth);
+  auto p = problem_of(net.network, random_tensor({9, 6}, 2), "classification");
+  p.options.only = {"3"};
+  set_priors(p);
+  check_leaves(p, {net.middle->log_bandwidth, net.last->log_bandwidth});
+}
+
+TEST_CASE("a float32 network has the gradient of a float64 one", "[hyper]") {
+  const Blurred net(true);
+  auto p = problem_of(net.network, random_tensor({9, 6}, 2), "classification");
+  set_priors(p);
+  const auto leaf = net.middle->log_bandwidth;
+  const auto gradient = [&] {
+    leaf.mutable_grad() = Tensor();
+    const auto at = p.fit(p.data.x);
+    const auto cotangents = log_det_cotangents(at, *p.likelihood, p.priors, p.temperature);
+    evidence_surrogate(*p.network, *p.likelihood, p.data, at, cotangents, p.options).backward();
+    return leaf.grad().item<double>();
+  };
+  const double wide = gradient();
+  net.network->to(torch::kFloat32);
+  p.data.x = p.data.x.to(torch::kFloat32);
+  CHECK(gradient() == Approx(wide).epsilon(1e-4));
 }
 
 TEST_CASE("the evidence's gradient holds for every likelihood and for a part of the data",
@@ -164,7 +214,7 @@ TEST_CASE("the evidence's gradient holds for every likelihood and for a part of 
                                 slope + "' }, { type = 'linear', out = 3 }]"),
                      random_tensor({8, 4}, 2), likelihood);
       randomise(*p.network, 3);
-      p.data.total = 24;
+      p.data.total = 21;  // 8 samples: no whole number each
       set_priors(p);
       check_gradient(p);
       // Batches add up, and cuts inside a batch change nothing.
@@ -184,7 +234,7 @@ TEST_CASE("log-determinant cotangents contract to half the effective dimension",
   set_priors(p);
   const auto fit = p.fit(p.data.x);
   const auto evidence = evaluate_evidence(fit, *p.likelihood, p.priors, 0.7);
-  const auto cotangents = log_det_cotangents(fit, precisions_of(p.priors, *fit.curvature));
+  const auto cotangents = log_det_cotangents(fit, *p.likelihood, p.priors, 0.7);
   const auto& factors = dynamic_cast<const KronCurvature&>(*fit.curvature).factors();
   for (size_t m = 0; m < factors.size(); ++m) {
     CAPTURE(evidence.blocks[m].name);
@@ -202,13 +252,26 @@ TEST_CASE("gradients in hyper-parameters refuse what they are not defined for", 
   for (const auto structure : {Structure::kEkfac, Structure::kDiag}) {
     p.options.structure = structure;
     const auto fit = p.fit(p.data.x);
-    CHECK_THROWS_AS(log_det_cotangents(fit, precisions_of(p.priors, *fit.curvature)), UsageError);
+    CHECK_THROWS_AS(log_det_cotangents(fit, *p.likelihood, p.priors), UsageError);
   }
   p.options.structure = Structure::kKron;
+  p.options.bases = false;
+  CHECK_THROWS_WITH(log_det_cotangents(p.fit(p.data.x), *p.likelihood, p.priors),
+                    Catch::Contains("bases = true"));
+  p.options.bases = true;
   const auto fit = p.fit(p.data.x);
-  const auto cotangents = log_det_cotangents(fit, precisions_of(p.priors, *fit.curvature));
+  const auto cotangents = log_det_cotangents(fit, *p.likelihood, p.priors);
+  const auto surrogate = [&](const Tensor& x) {
+    return evidence_surrogate(*p.network, *p.likelihood, {x, p.data.y.narrow(0, 0, x.size(0))}, fit,
+                              cotangents, p.options);
+  };
+  CHECK_THROWS_WITH(surrogate(p.data.x), Catch::Contains("requires a gradient"));
+  const auto x = p.data.x.detach().clone().requires_grad_();
+  CHECK_THROWS_WITH(surrogate(x.narrow(0, 0, 0)), Catch::Contains("no samples"));
+  CHECK_NOTHROW(surrogate(x));
+  p.options.rank_tolerance = 0.1;
+  CHECK_THROWS_WITH(surrogate(x), Catch::Contains("all its columns"));
+  p.options.rank_tolerance = 0;
   p.options.fisher = Fisher::kEmpirical;
-  CHECK_THROWS_AS(
-      evidence_surrogate(*p.network, *p.likelihood, p.data, fit, cotangents, 1, p.options),
-      UsageError);
+  CHECK_THROWS_WITH(surrogate(x), Catch::Contains("fisher exact"));
 }

@@ -27,8 +27,8 @@ TEST_CASE("the evidence does not depend on chunks or on the order of the data", 
     const auto network = example.build();
     const auto data = samples_of(example);
     const Samples permuted{data.x.index_select(0, order), data.y.index_select(0, order)};
-    for (const auto structure :
-         {Structure::kKron, Structure::kEkfac, Structure::kDiag, Structure::kFull}) {
+    for (const auto structure : {Structure::kKron, Structure::kEkfac, Structure::kDiag,
+                                 Structure::kBlock, Structure::kFull}) {
       CAPTURE(example.type, example.title, static_cast<int>(structure));
       auto options = options_of(structure);
       const auto whole = log_evidence(*network, data, options);
@@ -66,8 +66,8 @@ TEST_CASE("a sample that stands for two is a data set that holds it twice", "[la
     const auto data = samples_of(example);
     const Samples twice{torch::cat({data.x, data.x}), torch::cat({data.y, data.y})};
     const Samples heavy{data.x, data.y, 2 * kSamples};
-    for (const auto structure :
-         {Structure::kKron, Structure::kEkfac, Structure::kDiag, Structure::kFull}) {
+    for (const auto structure : {Structure::kKron, Structure::kEkfac, Structure::kDiag,
+                                 Structure::kBlock, Structure::kFull}) {
       CAPTURE(example.type, example.title, static_cast<int>(structure));
       const auto options = options_of(structure);
       const auto a = fit_curvature(*network, Softmax(), twice, options);

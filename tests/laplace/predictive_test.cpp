@@ -88,8 +88,8 @@ TEST_CASE("posterior draws have the covariance P^-1", "[predictive]") {
   randomise(*network, 1);
   const Samples data{random_tensor({6, 2}, 2), random_labels(6, 3, 4)};
   constexpr int64_t kDraws = 4000;
-  for (const auto structure :
-       {Structure::kKron, Structure::kEkfac, Structure::kDiag, Structure::kFull}) {
+  for (const auto structure : {Structure::kKron, Structure::kEkfac, Structure::kDiag,
+                               Structure::kBlock, Structure::kFull}) {
     CAPTURE(static_cast<int>(structure));
     const auto fit = fit_curvature(*network, Softmax(), data, options_of(structure));
     const auto precisions = precisions_of(layerwise_priors(*fit.curvature, 0.4), *fit.curvature);

@@ -56,7 +56,7 @@ TEST_CASE("Newton's fixed point has no evidence gradient left", "[prior]") {
 
 TEST_CASE("one precision per entry: every entry is at its fixed point or at a bound", "[prior]") {
   const Model model;
-  for (const auto structure : {Structure::kDiag, Structure::kFull}) {
+  for (const auto structure : {Structure::kDiag, Structure::kBlock, Structure::kFull}) {
     const auto fit = model.fit(structure);
     const auto priors = entrywise_priors(*fit.curvature);
     fit_priors_newton(priors, *fit.curvature);

@@ -96,7 +96,7 @@ TEST_CASE("several processes fit what one fits", "[processes]") {
   const LayerExample nets[] = {layer_examples()[0], layer_examples()[3], layer_examples()[8]};
   for (const auto& net : nets)
     for (const auto structure : {Structure::kKron, Structure::kEkfac, Structure::kDiag,
-                                 Structure::kFull, Structure::kLastLayer})
+                                 Structure::kBlock, Structure::kFull, Structure::kLastLayer})
       for (const auto fisher : {Fisher::kExact, Fisher::kMonteCarlo})
         for (const int64_t size : {2, 4}) {
           CAPTURE(net.title, structure, fisher, size);
@@ -184,7 +184,8 @@ TEST_CASE("the launcher's environment is read, and an incomplete one refused", "
     else
       unsetenv(name);
   };
-  for (const auto* name : {"RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT", "SLURM_NTASKS"})
+  for (const auto* name :
+       {"RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT", "SLURM_STEP_NUM_TASKS"})
     set(name, nullptr);
   CHECK(join_processes() == nullptr);
   set("WORLD_SIZE", "1");
@@ -196,8 +197,8 @@ TEST_CASE("the launcher's environment is read, and an incomplete one refused", "
   set("RANK", "0");
   CHECK_THROWS_WITH(join_processes(), Catch::Contains("MASTER_ADDR is not set"));
   set("WORLD_SIZE", nullptr);
-  set("SLURM_NTASKS", "3");
-  CHECK_THROWS_WITH(join_processes(), Catch::Contains("SLURM_NTASKS says 3 processes") ||
+  set("SLURM_STEP_NUM_TASKS", "3");
+  CHECK_THROWS_WITH(join_processes(), Catch::Contains("SLURM_STEP_NUM_TASKS says 3 processes") ||
                                           Catch::Contains("SLURM_PROCID is not set"));
-  for (const auto* name : {"RANK", "SLURM_NTASKS"}) set(name, nullptr);
+  for (const auto* name : {"RANK", "SLURM_STEP_NUM_TASKS"}) set(name, nullptr);
 }

@@ -56,11 +56,11 @@ def option_sets(structure, likelihood, blocks, quick):
     if likelihood == "classification":
         yield {"predictive": "bridge", "prior_precision": (0.8,)}
     yield {"fisher": "empirical"}
-    if structure in ("kron", "ekfac", "diag"):
+    if structure in ("kron", "ekfac", "diag", "block"):
         yield {"fit": "newton", "temperature": 0.8}
     if quick:
         return
-    if structure in ("kron", "ekfac", "diag"):
+    if structure in ("kron", "ekfac", "diag", "block"):
         yield {"fit": "newton", "prior": "scalar", "prior_precision": (30.0,)}
     yield {"fisher": "empirical", "temperature": 1.7}
     yield {"prior": "scalar", "prior_precision": (2.5,)}
@@ -188,7 +188,7 @@ def main():
     parser.add_argument("--evidence", required=True, help="the program, build/bin/evidence")
     parser.add_argument("--cases", nargs="+", help="names of make_cases.py; all of them by default")
     parser.add_argument("--structures", nargs="+",
-                        default=["kron", "ekfac", "diag", "full", "lastlayer"])
+                        default=["kron", "ekfac", "diag", "block", "full", "lastlayer"])
     parser.add_argument("--quick", action="store_true", help="fewer option sets")
     parser.add_argument("--details", type=int, default=4, help="differences printed per run")
     args = parser.parse_args()

@@ -37,7 +37,7 @@ class Options:
     """The flags of `evidence` that this script knows, with the program's defaults."""
 
     likelihood: str = "classification"  # regression, bernoulli
-    structure: str = "kron"  # ekfac, diag, full, lastlayer
+    structure: str = "kron"  # ekfac, diag, block, full, lastlayer
     fisher: str = "exact"  # empirical
     sharing: str = "expand"  # reduce
     correction: str = "trace"  # none
@@ -149,6 +149,12 @@ class Case:
             for block, _ in found:
                 block.curvature = torch.diag(exact[block.rows, block.rows])
             return found, torch.diag(exact.diagonal())
+        if options.structure == "block":
+            H = torch.zeros(D, D, dtype=torch.float64)
+            for block, _ in found:
+                block.curvature = exact[block.rows][:, block.rows]
+                H[block.rows.unsqueeze(1), block.rows] = block.curvature
+            return found, H
         if options.structure == "lastlayer":
             last = [(layer.weight, layer.bias) for layer, _, _ in self.seen.layers
                     if isinstance(layer.module, nn.Linear)][-1]
@@ -217,7 +223,7 @@ class Case:
     def _fixed_point(self, options, blocks):
         """delta = gamma(delta) / |theta|^2 per block, or for all together under a scalar prior: the
         derivative of -log q in log delta grows with it, so bisection between the clamps will do."""
-        if options.structure not in (*KRONECKER, "diag") or options.prior == "diagonal":
+        if options.structure not in (*KRONECKER, "diag", "block") or options.prior == "diagonal":
             raise Undefined("--fit newton is solved here for separate blocks only")
         spectra = [torch.linalg.eigvalsh((b.curvature + b.curvature.T) / 2).clamp(min=0)
                    / options.temperature for b in blocks]

@@ -128,7 +128,8 @@ class Evidence(unittest.TestCase):
     def test_names_of_blocks_follow_the_options(self):
         self.convolutional()
         for flags, names in ((("--bias", "joint"), ["0.weight+bias", "3.weight+bias"]),
-                             (("--structure", "lastlayer"), ["3.weight", "3.bias"])):
+                             (("--structure", "lastlayer"), ["3.weight", "3.bias"]),
+                             (("--only", "3.bias", "0"), ["0.weight", "0.bias", "3.bias"])):
             report = self.evidence(*flags)
             self.assertEqual([b["name"] for b in report["blocks"]], names)
 
@@ -205,7 +206,7 @@ class Evidence(unittest.TestCase):
     def test_the_saved_posterior_has_the_whole_evidence(self):
         self.convolutional()
         for structure, prior in (("kron", "layerwise"), ("ekfac", "layerwise"), ("diag", "diagonal"),
-                                 ("full", "layerwise"), ("lowrank", "layerwise")):
+                                 ("block", "layerwise"), ("full", "layerwise"), ("lowrank", "layerwise")):
             report = self.evidence("--structure", structure, "--prior", prior, "--fit", "newton",
                                    "--temperature", 0.7, "--save", "p.h5", "--force")
             with h5py.File(self.folder / "p.h5") as file:
@@ -237,7 +238,10 @@ class Evidence(unittest.TestCase):
         for name, mean_precision in zip(file["blocks/block"].asstr()[:],
                                         file["blocks/prior_precision"][:]):
             part = file[f"curvature/{name}"]
-            if structure == "diag":
+            if structure == "block":
+                hessian = scale * part["hessian"][:] / mean_precision
+                total += np.linalg.slogdet(hessian + np.eye(len(hessian)))[1]
+            elif structure == "diag":
                 delta = file[f"weights/{name}/prior_precision"][:]
                 total += np.log1p(scale * part["diagonal"][:] / delta).sum()
             else:
@@ -284,10 +288,19 @@ class Evidence(unittest.TestCase):
         plan = json.loads(self.start("--dry-run").stdout)
         self.assertGreater(plan["plan"]["peak_bytes"], 0)
         self.assertEqual(plan["config"]["structure"], "kron")
+        self.assertEqual(set(plan["plan"]["stages"]), {"pass", "curvature", "eigen"})
+
+    def test_what_needs_more_than_the_budget_is_refused_with_a_way_out(self):
+        self.convolutional()
+        done = self.start("--structure", "full", "--budget", 1e-6)
+        self.assertEqual(done.returncode, 2, done.stderr)
+        self.assertRegex(done.stderr, "full curvature needs about .* GB, 1e-06 GB may be used")
+        done = self.start("--structure", "full", "--budget", 0.0005)
+        self.assertRegex(done.stderr, "structure [a-z]+ fits")
 
     def test_the_plan_foresees_the_memory(self):
         self.convolutional(n=3000)
-        for structure in ("kron", "diag", "full"):
+        for structure in ("kron", "ekfac", "diag", "block", "full"):
             report = self.evidence("--structure", structure, "--batch", 1500, test=True)
             ratio = report["plan"]["peak_bytes"] / report["peak_rss_bytes"]
             self.assertGreater(ratio, 0.8, structure)

@@ -1,0 +1,214 @@
+#include "laplace/plan.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstdlib>
+#include <fstream>
+#include <set>
+#include <unordered_map>
+
+namespace evariste {
+namespace {
+
+constexpr double kTileEntries = 1 << 23;  // as in statistics.cpp
+
+/// Entries of all different tensors on a tape, and of the largest one.
+struct TapeSize {
+  double entries = 0, widest = 0;
+  std::set<const void*> seen;
+
+  void add(const Tape& tape) {
+    for (const auto& tensor : {tape.x, tape.aux, tape.output}) {
+      if (!tensor.defined()) continue;
+      const auto size = static_cast<double>(tensor.numel());
+      widest = std::max(widest, size);
+      if (seen.insert(tensor.storage().data()).second) entries += size;
+    }
+    for (const auto& child : tape.children) add(child);
+  }
+};
+
+/// One block and how many positions a sample has in it.
+struct Shape {
+  double q, o, j, t = 1;
+  double parameters() const { return q * o * j; }
+};
+
+double columns_of(const CurvatureOptions& options, const Likelihood& likelihood, const Tensor& f) {
+  if (options.fisher == Fisher::kEmpirical) return 1;
+  if (options.fisher == Fisher::kExact)
+    return static_cast<double>(likelihood.hessian_root(f).size(0));
+  return static_cast<double>(options.mc_samples);
+}
+
+bool is_kronecker(Structure structure) {
+  return structure == Structure::kKron || structure == Structure::kEkfac;
+}
+
+}  // namespace
+
+double CurvaturePlan::bytes(double after) const {
+  double pass = 0, eigen = 0, kept = 0;
+  for (const auto& stage : stages)
+    (stage.name == "pass" ? pass : stage.name == "eigen" ? eigen : kept) += stage.bytes;
+  return kept + std::max({pass, eigen, after});
+}
+
+double CurvaturePlan::flops() const {
+  double sum = 0;
+  for (const auto& stage : stages) sum += stage.flops;
+  return sum;
+}
+
+double pass_bytes(Layer& network, const Samples& data, int64_t samples, int64_t columns) {
+  torch::NoGradGuard no_grad;
+  Tape tape;
+  const auto f = network.forward(data.x.narrow(0, 0, 1), &tape);
+  TapeSize size;
+  size.add(tape);
+  return static_cast<double>(samples * data.x.element_size()) *
+         (size.entries + 2 * static_cast<double>(columns + 1) * size.widest);
+}
+
+CurvaturePlan plan_curvature(Layer& network, const Likelihood& likelihood, const Samples& data,
+                             const CurvatureOptions& options) {
+  torch::NoGradGuard no_grad;
+  std::vector<std::shared_ptr<Block>> owned;
+  const auto blocks = curvature_blocks(network, options, owned);
+  std::vector<Shape> shapes;
+  std::unordered_map<const Block*, size_t> index;
+  for (const auto* block : blocks) {
+    const auto value = block->value().sizes().vec();
+    const auto* joint = dynamic_cast<const JointBlock*>(block);
+    index[joint ? &joint->weight_block() : block] = shapes.size();
+    shapes.push_back({static_cast<double>(value[0]), static_cast<double>(value[1]),
+                      static_cast<double>(value[2])});
+  }
+
+  Tape tape;
+  const auto f = network.forward(data.x.narrow(0, 0, 1), &tape);
+  double forward = 0;  // multiply-adds of a sample, all blocks of the network
+  network.backward(
+      torch::zeros({1, 1, f.size(1)}, f.options()), tape,
+      [&](const Block& block, const Tensor&, const Tensor& g) {
+        const auto positions = block.to_positions(g.flatten(0, 1));
+        const auto t = static_cast<double>(positions.size(2));
+        forward += t * static_cast<double>(block.parameters());
+        const auto found = index.find(&block);
+        if (found != index.end()) shapes[found->second].t = block.is_constant() ? 1 : t;
+      },
+      false);
+  const auto element = static_cast<double>(data.x.element_size());
+  const auto columns = columns_of(options, likelihood, f);
+  const auto cut =
+      cut_pass(network, data, std::min(options.batch, data.count()), static_cast<int64_t>(columns));
+  const auto samples = static_cast<double>(cut.samples);
+  const auto together = static_cast<double>(cut.columns);
+  const auto n = static_cast<double>(data.count());
+  const bool bases = options.bases || options.structure == Structure::kEkfac;
+  const bool is_joint_matrix =
+      options.structure == Structure::kFull || options.structure == Structure::kLastLayer;
+
+  PlannedStage pass{"pass", pass_bytes(network, data, cut.samples, cut.columns),
+                    n * 2 * forward * (1 + columns)};
+  PlannedStage kept{"curvature", 0, 0}, eigen{"eigen", 0, 0};
+  double parameters = 0, widest = 0, tile = 0, features = 0;
+  for (const auto& s : shapes) {
+    parameters += s.parameters();
+    widest = std::max(widest, s.parameters());
+    const bool is_corrected =
+        options.structure == Structure::kKron && options.correction == Correction::kTrace;
+    if (s.t > 1 && is_corrected)  // kept until the samples' last column, or made anew
+      features = cut.columns < static_cast<int64_t>(columns)
+                     ? features + samples * s.q * s.t * s.j
+                     : std::max(features, samples * s.q * s.t * s.j);
+    if (s.t > 1 &&
+        (options.structure == Structure::kDiag || options.structure == Structure::kEkfac))
+      tile = std::max(tile, 2 * std::min(samples * together * s.parameters(), kTileEntries));
+    const double gradients = 2 * n * columns * s.t * s.parameters();
+    if (is_kronecker(options.structure)) {
+      kept.bytes += 8 * s.q * (s.j * s.j + s.o * s.o) * (bases ? 2 : 1);
+      if (options.structure == Structure::kEkfac) kept.bytes += 8 * s.parameters();
+      const auto d = std::max(s.j, s.o);
+      eigen.bytes = std::max(eigen.bytes, 8 * 4 * s.q * d * d);
+      eigen.flops += s.q * (std::pow(s.j, 3) + std::pow(s.o, 3)) * (bases ? 9 : 4.0 / 3);
+      pass.flops += 2 * n * s.t * s.q * (s.j * s.j + columns * s.o * s.o);
+      const bool second = options.structure == Structure::kEkfac;
+      if (s.t > 1 && (options.correction == Correction::kTrace || second)) pass.flops += gradients;
+    } else if (options.structure == Structure::kDiag) {
+      kept.bytes += 8 * s.parameters();
+      pass.flops += s.t > 1 ? gradients : 2 * n * s.parameters();
+    } else if (options.structure == Structure::kBlock) {
+      kept.bytes += 8 * s.parameters() * s.parameters();
+      pass.flops += gradients + 2 * n * columns * s.parameters() * s.parameters();
+      eigen.flops += std::pow(s.parameters(), 3) / 3;
+    }
+  }
+  if (is_joint_matrix) {
+    widest = parameters;
+    kept.bytes = 8 * parameters * parameters;
+    pass.flops += 2 * n * columns * parameters * parameters;
+    eigen.flops = std::pow(parameters, 3) / 3;
+  }
+  if (is_joint_matrix || options.structure == Structure::kBlock) {
+    eigen.bytes = 4 * 8 * widest * widest;
+    pass.bytes += samples * together * widest * (element + 16);
+  }
+  if (options.structure == Structure::kEkfac) pass.flops += n * 2 * forward * (1 + columns);
+  pass.bytes += (tile + features) * element;
+  return {{pass, kept, eigen}};
+}
+
+BudgetExceeded::BudgetExceeded(const CurvaturePlan& plan, double budget_bytes,
+                               std::string_view structure, const std::string& suggestion)
+    : UsageError(fmt::format("{} curvature needs about {:.3g} GB, {:.3g} GB may be used: {}",
+                             structure, 1e-9 * plan.bytes(), 1e-9 * budget_bytes, suggestion)),
+      needed_bytes(plan.bytes()),
+      available_bytes(budget_bytes) {}
+
+void expect_within(const CurvaturePlan& plan, double budget_bytes, Layer& network,
+                   const Likelihood& likelihood, const Samples& data,
+                   const CurvatureOptions& options, bool has_entry_precisions) {
+  if (plan.bytes() <= budget_bytes) return;
+  constexpr std::pair<Structure, std::string_view> kNames[] = {
+      {Structure::kFull, "full"},   {Structure::kLastLayer, "lastlayer"},
+      {Structure::kBlock, "block"}, {Structure::kEkfac, "ekfac"},
+      {Structure::kKron, "kron"},   {Structure::kDiag, "diag"}};  // from large to small
+  std::string_view asked;
+  for (const auto& [structure, name] : kNames)
+    if (structure == options.structure) asked = name;
+  if (options.batch > 1) {  // the same with less at once
+    auto fewer = options;
+    fewer.batch = 1;
+    if (plan_curvature(network, likelihood, data, fewer).bytes() <= budget_bytes)
+      throw BudgetExceeded(plan, budget_bytes, asked, "use a smaller batch");
+  }
+  bool is_smaller = false;
+  for (const auto& [structure, name] : kNames) {
+    const bool is_meant = structure != Structure::kLastLayer &&  // its evidence is another number
+                          !(is_kronecker(structure) && has_entry_precisions);
+    if (is_smaller && is_meant) {
+      auto other = options;
+      other.structure = structure;
+      other.sharing = Sharing::kExpand;
+      other.bias = BiasCurvature::kExact;
+      if (plan_curvature(network, likelihood, data, other).bytes() <= budget_bytes)
+        throw BudgetExceeded(plan, budget_bytes, asked, fmt::format("structure {} fits", name));
+    }
+    is_smaller = is_smaller || structure == options.structure;
+  }
+  throw BudgetExceeded(plan, budget_bytes, asked, "no structure fits");
+}
+
+double default_budget_bytes() {
+  std::ifstream file("/proc/meminfo");
+  std::string name, unit;
+  for (double value = 0; file >> name >> value; std::getline(file, unit))
+    if (name == "MemAvailable:") {
+      const char* neighbours = std::getenv("LOCAL_WORLD_SIZE");  // of torchrun, on this machine
+      return 0.8 * 1024 * value / std::max(1.0, neighbours ? std::atof(neighbours) : 1.0);
+    }
+  return std::numeric_limits<double>::infinity();
+}
+
+}  // namespace evariste
