@@ -11,7 +11,8 @@
 //   /curvature/<block> kron: correction c [], b_values [Q, k_B], b_basis [Q, O, k_B],
 //                      a_values [Q, k_A], a_basis [Q, J, k_A], eigenvectors in columns;
 //                      ekfac: the same and spectrum [Q, k_B, k_A] in place of c b a;
-//                      diag: diagonal [Q, O, J]
+//                      diag: diagonal [Q, O, J];
+//                      block: hessian [P_m, P_m], entries of the block row-major
 //   /curvature         lowrank: values [k], basis [P, k];
 //                      full, lastlayer: hessian [P, P], entries of all blocks in order, row-major
 //
