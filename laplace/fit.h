@@ -1,6 +1,6 @@
 // One pass over the data that fits a curvature: forward, folded backward of the columns of the
-// output Hessian's root, sums per block. No weight gradient, no autograd graph, no [N, C, P] tensor;
-// the dense structures hold the Jacobian of one chunk.
+// output Hessian's root, sums per block. No weight gradient, no autograd graph, no [N, C, P]
+// tensor; the dense structures hold the Jacobian of one chunk.
 #pragma once
 
 #include <memory>
