@@ -19,6 +19,7 @@ import xarray
 from safetensors.numpy import save_file
 
 EVIDENCE = "evidence"
+SANITIZED = False
 CONVOLUTIONAL = """input = [1, 6, 6]
 layer = [
   { type = "conv", out = 3, kernel = 3 },
@@ -299,6 +300,8 @@ class Evidence(unittest.TestCase):
         self.assertRegex(done.stderr, "structure [a-z]+ fits")
 
     def test_the_plan_foresees_the_memory(self):
+        if SANITIZED:
+            self.skipTest("sanitizers take memory of their own")
         self.convolutional(n=3000)
         for structure in ("kron", "ekfac", "diag", "block", "full"):
             report = self.evidence("--structure", structure, "--batch", 1500, test=True)
@@ -317,6 +320,7 @@ class Evidence(unittest.TestCase):
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--evidence", required=True, type=Path, help="build/bin/evidence")
+    parser.add_argument("--sanitized", action="store_true", help="a build of asan or tsan")
     args, rest = parser.parse_known_args()
-    EVIDENCE = str(args.evidence.resolve())
+    EVIDENCE, SANITIZED = str(args.evidence.resolve()), args.sanitized
     unittest.main(argv=[sys.argv[0], *rest])
