@@ -4,11 +4,11 @@
 #include <chrono>
 #include <map>
 #include <set>
-#include <unordered_map>
 
 #include "core/error.h"
 #include "core/nearest.h"
-#include "laplace/gram.h"
+#include "laplace/block_index.h"
+#include "laplace/linear_sum.h"
 
 namespace evariste {
 namespace {
@@ -18,25 +18,6 @@ using Clock = std::chrono::steady_clock;
 double seconds_since(Clock::time_point start) {
   return std::chrono::duration<double>(Clock::now() - start).count();
 }
-
-/// Which of the listed blocks stands for a block that backward reports, or -1. A joint block stands
-/// for its weight.
-class Index {
- public:
-  explicit Index(const std::vector<const Block*>& blocks) {
-    for (size_t m = 0; m < blocks.size(); ++m) {
-      const auto* joint = dynamic_cast<const JointBlock*>(blocks[m]);
-      index_[joint ? &joint->weight_block() : blocks[m]] = static_cast<int64_t>(m);
-    }
-  }
-  int64_t operator()(const Block& block) const {
-    const auto found = index_.find(&block);
-    return found == index_.end() ? -1 : found->second;
-  }
-
- private:
-  std::unordered_map<const Block*, int64_t> index_;
-};
 
 int64_t widest(const Tape& tape) {
   int64_t entries = tape.x.defined() ? tape.x.numel() : 0;
@@ -107,7 +88,7 @@ struct Part {
 /// also sums the likelihood.
 template <class Visit>
 void fisher_pass(Layer& network, const Likelihood& likelihood, const Samples& given,
-                 const CurvatureOptions& options, const Index& index, Fit& fit,
+                 const CurvatureOptions& options, const BlockIndex& index, Fit& fit,
                  const Visit& visit) {
   const bool ranked = options.rank_tolerance > 0 && options.fisher == Fisher::kExact;
   int64_t folds = options.mc_samples;
@@ -280,7 +261,7 @@ std::shared_ptr<KronCurvature> finish_kron(const std::vector<const Block*>& bloc
 
 /// A second pass with the same columns, seen in the bases of the first.
 std::vector<Tensor> ekfac_spectra(Layer& network, const Likelihood& likelihood, const Samples& data,
-                                  const CurvatureOptions& options, const Index& index,
+                                  const CurvatureOptions& options, const BlockIndex& index,
                                   const KronCurvature& kron) {
   const auto& blocks = kron.blocks();
   std::vector<Tensor> spectra(blocks.size());
@@ -298,15 +279,6 @@ std::vector<Tensor> ekfac_spectra(Layer& network, const Likelihood& likelihood, 
   return spectra;
 }
 
-/// One weight [1, O, J] and at most its bias, of one position per sample. g as reported for block
-/// m.
-bool is_linear(const std::vector<const Block*>& blocks, size_t m, const Tensor& g) {
-  const auto& weight = *blocks[0];
-  return m == 0 && blocks.size() <= 2 && !weight.is_constant() && weight.value().size(0) == 1 &&
-         (blocks.size() == 1 || weight.bias == blocks[1]) &&
-         weight.to_positions(g.flatten(0, 1)).size(2) == 1;
-}
-
 /// g phi^T of a chunk as rows, [R n, P_m] float64.
 Tensor jacobian_rows(const Block& block, const Tensor& x, const Tensor& g) {
   return sample_gradients(block, x, g)
@@ -315,49 +287,6 @@ Tensor jacobian_rows(const Block& block, const Tensor& x, const Tensor& g) {
       .flatten(2)
       .flatten(0, 1);
 }
-
-/// Full GGN of a linear layer, sum_n K_n (x) phi_n phi_n^T with K_n = sum_r g_rn g_rn^T: R/2 times
-/// fewer flops than the product of Jacobians [R n, P].
-class LinearSum {
- public:
-  LinearSum(const Block& weight, bool has_bias)
-      : outputs_(weight.value().size(1)),
-        inputs_(weight.value().size(2)),
-        width_(inputs_ + (has_bias ? 1 : 0)),
-        sum_(torch::zeros({outputs_, width_, outputs_, width_}, torch::kFloat64)) {}
-
-  void add(const Block& weight, const Tensor& x, const Tensor& g) {
-    auto phi = weight.phi(x)[0].squeeze(1);  // [n, J]
-    if (width_ > inputs_) phi = torch::cat({phi, torch::ones({phi.size(0), 1}, phi.options())}, 1);
-    const auto n = phi.size(0);
-    const auto columns =
-        weight.to_positions(g.flatten(0, 1))[0].view({g.size(0), n, outputs_}).permute({1, 2, 0});
-    const auto k = columns.matmul(columns.transpose(1, 2));  // [n, O, O]
-    for (int64_t o = 0; o < outputs_; ++o) {
-      const auto rest = outputs_ - o;  // the others by symmetry
-      const auto scaled =
-          (k.select(1, o).narrow(1, o, rest).unsqueeze(2) * phi.unsqueeze(1)).view({n, -1});
-      sum_[o].narrow(1, o, rest) +=
-          phi.t().mm(scaled).view({width_, rest, width_}).to(torch::kFloat64);
-    }
-  }
-
-  /// [P, P] in the order of weight [O, J], then bias [O].
-  Tensor total(double scale) {
-    for (int64_t o = 1; o < outputs_; ++o)
-      for (int64_t other = 0; other < o; ++other)
-        sum_[o].select(1, other).copy_(sum_[other].select(1, o).t());
-    const auto all = torch::arange(outputs_ * width_).view({outputs_, width_});
-    const auto order = torch::cat(
-        {all.narrow(1, 0, inputs_).flatten(), all.narrow(1, inputs_, width_ - inputs_).flatten()});
-    const auto flat = sum_.view({outputs_ * width_, -1});
-    return scale * flat.index_select(0, order).index_select(1, order);
-  }
-
- private:
-  int64_t outputs_, inputs_, width_;
-  Tensor sum_;  // [O, width, O, width]; until total() [o, :, o' >= o, :] only
-};
 
 void expect_defined(const std::vector<const Block*>& blocks, const CurvatureOptions& options) {
   if (options.structure == Structure::kEkfac && options.sharing == Sharing::kReduce)
@@ -492,7 +421,7 @@ Fit fit_curvature(Layer& network, const Likelihood& likelihood, const Samples& d
   std::vector<std::shared_ptr<Block>> owned;
   const auto blocks = curvature_blocks(network, options, owned);
   expect_defined(blocks, options);
-  const Index index(blocks);
+  const BlockIndex index(blocks);
   Fit fit;
   const auto start = Clock::now();
   const auto total = data.total > 0 ? data.total : data.everywhere();
@@ -538,7 +467,7 @@ Fit fit_curvature(Layer& network, const Likelihood& likelihood, const Samples& d
       fisher_pass(network, likelihood, data, options, index, fit,
                   [&](size_t m, const Tensor& x, const Tensor& g, const Part&) {
                     const auto& block = *blocks[m];
-                    if (is_linear({&block}, 0, g)) {
+                    if (LinearSum::applies({&block}, g)) {
                       linear.try_emplace(m, block, false).first->second.add(block, x, g);
                       return;
                     }
@@ -568,7 +497,7 @@ Fit fit_curvature(Layer& network, const Likelihood& likelihood, const Samples& d
       std::unique_ptr<LinearSum> linear;  // the last layer, where each sample has one position
       fisher_pass(network, likelihood, data, options, index, fit,
                   [&](size_t m, const Tensor& x, const Tensor& g, const Part&) {
-                    if (!linear && is_linear(blocks, m, g))
+                    if (!linear && m == 0 && LinearSum::applies(blocks, g))
                       linear = std::make_unique<LinearSum>(*blocks[0], blocks.size() > 1);
                     if (linear) {
                       if (m == 0) linear->add(*blocks[0], x, g);
@@ -594,7 +523,7 @@ Fit fit_curvature(Layer& network, const Likelihood& likelihood, const Samples& d
 
 Gradient log_likelihood_gradient(Layer& network, const Likelihood& likelihood, const Samples& data,
                                  const std::vector<const Block*>& blocks, int64_t batch) {
-  const Index index(blocks);
+  const BlockIndex index(blocks);
   Gradient out;
   for (const auto* block : blocks) out.blocks.push_back(torch::zeros_like(block->value()));
   for_each_chunk(network, data, cut_pass(network, data, batch, 1).samples,
@@ -625,7 +554,7 @@ std::vector<double> fisher_traces(Layer& network, const Likelihood& likelihood, 
   const auto blocks = curvature_blocks(network, options, owned);
   std::vector<double> traces(blocks.size(), 0.0);
   Fit fit;
-  fisher_pass(network, likelihood, data, options, Index(blocks), fit,
+  fisher_pass(network, likelihood, data, options, BlockIndex(blocks), fit,
               [&](size_t m, const Tensor& x, const Tensor& g, const Part&) {
                 traces[m] += gradient_trace(*blocks[m], blocks[m]->phi(x), g) * data.weight();
               });

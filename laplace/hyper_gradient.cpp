@@ -6,6 +6,7 @@
 #include <unordered_map>
 
 #include "core/error.h"
+#include "laplace/block_index.h"
 #include "laplace/gram.h"
 
 namespace evariste {
@@ -117,14 +118,11 @@ class Pass {
       : network_(network),
         likelihood_(likelihood),
         blocks_(fit.curvature->blocks()),
+        index_(blocks_),
         cotangents_(cotangents),
         options_(options),
         count_(fit.count),
         weight_(static_cast<double>(fit.curvature->samples()) / static_cast<double>(fit.count)) {
-    for (size_t m = 0; m < blocks_.size(); ++m) {
-      const auto* joint = dynamic_cast<const JointBlock*>(blocks_[m]);
-      index_[joint ? &joint->weight_block() : blocks_[m]] = m;
-    }
     network.visit_blocks(
         [&](Block& block) { bends_ = bends_ || !block.hyperparameters().empty(); });
     for (const auto& module : network.modules()) {
@@ -177,10 +175,10 @@ class Pass {
   }
 
   void at(const Block& reported, const Tensor& x, const Tensor& g) {
-    const auto found = index_.find(&reported);
-    if (found == index_.end()) return;
-    const auto& block = *blocks_[found->second];
-    const auto& gamma = cotangents_[found->second];
+    const auto m = index_(reported);
+    if (m < 0) return;
+    const auto& block = *blocks_[static_cast<size_t>(m)];
+    const auto& gamma = cotangents_[static_cast<size_t>(m)];
     const auto type = g.scalar_type();
     const auto folds = g.size(0), n = g.size(1);
     auto phi = block.phi(x.detach());                      // [Q, n, T, J]
@@ -276,12 +274,12 @@ class Pass {
   Layer& network_;
   const Likelihood& likelihood_;
   const std::vector<const Block*>& blocks_;
+  BlockIndex index_;
   const std::vector<LogDetCotangent>& cotangents_;
   const CurvatureOptions& options_;
   int64_t count_;
   double weight_;
   bool bends_ = false;
-  std::unordered_map<const Block*, size_t> index_;
   std::unordered_map<const Block*, Tensor> tangents_;  // Gamma g at the outputs of blocks
   std::unordered_map<const Tape*, Tensor>
       output_cotangents_;  // g at the outputs of layers that bend

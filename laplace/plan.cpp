@@ -5,7 +5,8 @@
 #include <cstdlib>
 #include <fstream>
 #include <set>
-#include <unordered_map>
+
+#include "laplace/block_index.h"
 
 namespace evariste {
 namespace {
@@ -76,11 +77,9 @@ CurvaturePlan plan_curvature(Layer& network, const Likelihood& likelihood, const
   std::vector<std::shared_ptr<Block>> owned;
   const auto blocks = curvature_blocks(network, options, owned);
   std::vector<Shape> shapes;
-  std::unordered_map<const Block*, size_t> index;
+  const BlockIndex index(blocks);
   for (const auto* block : blocks) {
     const auto value = block->value().sizes().vec();
-    const auto* joint = dynamic_cast<const JointBlock*>(block);
-    index[joint ? &joint->weight_block() : block] = shapes.size();
     shapes.push_back({static_cast<double>(value[0]), static_cast<double>(value[1]),
                       static_cast<double>(value[2])});
   }
@@ -94,8 +93,8 @@ CurvaturePlan plan_curvature(Layer& network, const Likelihood& likelihood, const
         const auto positions = block.to_positions(g.flatten(0, 1));
         const auto t = static_cast<double>(positions.size(2));
         forward += t * static_cast<double>(block.parameters());
-        const auto found = index.find(&block);
-        if (found != index.end()) shapes[found->second].t = block.is_constant() ? 1 : t;
+        if (const auto m = index(block); m >= 0 && !block.is_constant())
+          shapes[static_cast<size_t>(m)].t = t;
       },
       false);
   const auto element = static_cast<double>(data.x.element_size());

@@ -14,8 +14,7 @@ struct PlannedStage {
 
 /// Stages of fit_curvature:
 ///
-///   pass        n (tape + 2 (R + 1) widest), n samples at once with R of their cotangents
-///   (cut_pass),
+///   pass        n (tape + 2 (R + 1) widest): n samples, R cotangents of each at once (cut_pass)
 ///               + a tile of per-sample gradients for diag and ekfac where positions are shared,
 ///               + the features of shared blocks for the exact trace of kron,
 ///               + the Jacobian of n samples where the structure is dense.

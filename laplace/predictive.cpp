@@ -4,6 +4,7 @@
 #include <numbers>
 
 #include "core/error.h"
+#include "laplace/block_index.h"
 
 namespace evariste {
 namespace {
@@ -55,11 +56,7 @@ OutputDistribution output_distribution(Layer& network, const Tensor& x, const Cu
   torch::NoGradGuard no_grad;
   expect_evaluation_mode(network);
   const auto precisions = precisions_of(priors, curvature);
-  std::map<const Block*, size_t> index;
-  for (size_t m = 0; m < curvature.blocks().size(); ++m) {
-    const auto* joint = dynamic_cast<const JointBlock*>(curvature.blocks()[m]);
-    index[joint ? &joint->weight_block() : curvature.blocks()[m]] = m;
-  }
+  const BlockIndex index(curvature.blocks());
   std::vector<Tensor> means, covariances;
   for (int64_t begin = 0; begin < x.size(0); begin += batch) {
     const auto count = std::min(batch, x.size(0) - begin);
@@ -72,9 +69,10 @@ OutputDistribution output_distribution(Layer& network, const Tensor& x, const Cu
     network.backward(
         basis, tape,
         [&](const Block& block, const Tensor& input, const Tensor& g) {
-          const auto found = index.find(&block);
-          if (found != index.end())
-            visits[found->second] = {curvature.blocks()[found->second], input, g};
+          if (const auto found = index(block); found >= 0) {
+            const auto m = static_cast<size_t>(found);
+            visits[m] = {curvature.blocks()[m], input, g};
+          }
         },
         false);
     means.push_back(f);

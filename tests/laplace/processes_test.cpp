@@ -198,7 +198,7 @@ TEST_CASE("the launcher's environment is read, and an incomplete one refused", "
   CHECK_THROWS_WITH(join_processes(), Catch::Contains("MASTER_ADDR is not set"));
   set("WORLD_SIZE", nullptr);
   set("SLURM_STEP_NUM_TASKS", "3");
-  CHECK_THROWS_WITH(join_processes(), Catch::Contains("SLURM_STEP_NUM_TASKS says 3 processes") ||
+  CHECK_THROWS_WITH(join_processes(), Catch::Contains("SLURM_STEP_NUM_TASKS says 3 processes") &&
                                           Catch::Contains("SLURM_PROCID is not set"));
   for (const auto* name : {"RANK", "SLURM_STEP_NUM_TASKS"}) set(name, nullptr);
 }
