@@ -86,6 +86,10 @@ class Layer : public torch::nn::Module {
   /// Told that the layer behind keeps one of stride x stride phases of this one's output.
   virtual void before_polyphase(int64_t stride) { (void)stride; }
 
+  /// Takes whole images as vectors in the order [C, H, W], so that images laid out channels last in
+  /// memory would be copied.
+  virtual bool flattens_images() const { return false; }
+
   /// What the layer is called, "dropout", if it draws at random or couples the samples of a batch
   /// in training mode, where curvature is undefined then; empty for all others.
   virtual std::string_view varies_in_training() const { return {}; }

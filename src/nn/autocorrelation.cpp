@@ -35,16 +35,18 @@ Tensor patch_gram(const Tensor& padded, const ConvGeometry& geometry) {
   const auto rows = (height - dy * (kh - 1) - 1) / sy + 1;
   const auto columns = (width - dx * (kw - 1) - 1) / sx + 1;
 
-  // [phase][G, H_phase, n W_out, kw C/G]
-  const auto image = padded.view({n, groups, c, height, width}).permute({1, 3, 0, 4, 2});
+  // [phase][G, H_phase, n W_out, kw C/G]: one copy, of runs of kw C/G entries where possible
   std::vector<Tensor> unfolded(sy);
+  const auto line = width * channels;
   for (int64_t phase = 0; phase < std::min(sy, height); ++phase) {
     const auto tall = (height - phase + sy - 1) / sy;
-    auto target = torch::empty({groups, tall, n, columns, kw, c}, padded.options());
-    const auto lines = image.slice(1, phase, height, sy);
-    for (int64_t x = 0; x < kw; ++x)
-      target.select(4, x).copy_(lines.slice(3, x * dx, x * dx + (columns - 1) * sx + 1, sx));
-    unfolded[phase] = target.view({groups, tall, n * columns, side});
+    unfolded[phase] =
+        padded
+            .as_strided({groups, tall, n, columns, kw, c},
+                        {c, sy * line, height * line, sx * channels, dx * channels, 1},
+                        padded.storage_offset() + phase * line)
+            .contiguous()
+            .view({groups, tall, n * columns, side});
   }
   const auto product = [&](const Key& key, int64_t begin, int64_t count) {
     const auto flat = [&](int64_t phase, int64_t from) {

@@ -3,6 +3,17 @@
 #include "nn/autocorrelation.h"
 
 namespace evariste {
+namespace {
+
+Tensor channels_last(const Tensor& x) { return x.contiguous(at::MemoryFormat::ChannelsLast); }
+
+/// One layout for all that a convolution takes, that of its input x: it returns the same then, and
+/// converts nothing.
+Tensor laid_out_as(const Tensor& given, const Tensor& x) {
+  return given.contiguous(x.suggest_memory_format());
+}
+
+}  // namespace
 
 std::array<int64_t, 2> ConvGeometry::output_size(int64_t height, int64_t width) const {
   const auto one = [&](size_t d, int64_t size) {
@@ -36,6 +47,14 @@ Tensor ConvBlock::pad(const Tensor& x) const {
   return at::pad(x, {px, px, py, py}, "circular");
 }
 
+Tensor ConvBlock::pad_fully(const Tensor& x) const {
+  const auto padded = pad(x);
+  const auto inner = inner_padding();
+  if (inner[0] == 0 && inner[1] == 0) return channels_last(padded);
+  return channels_last(
+      at::constant_pad_nd(channels_last(padded), {inner[1], inner[1], inner[0], inner[0]}));
+}
+
 Tensor ConvBlock::crop(const Tensor& g) const {
   const auto [py, px] = geometry_.padding;
   if (!geometry_.circular || (py == 0 && px == 0)) return g;
@@ -60,6 +79,46 @@ Tensor ConvBlock::phi(const Tensor& x) const {
   return patches.view({x.size(0), geometry_.groups, -1, patches.size(2)}).permute({1, 0, 3, 2});
 }
 
+Tensor ConvBlock::gathered(const Tensor& x) const {
+  const auto padded = pad_fully(x);
+  const auto n = padded.size(0), channels = padded.size(1), width = padded.size(3);
+  const auto groups = geometry_.groups, c = channels / groups;
+  const auto [kh, kw] = geometry_.kernel;
+  const auto [sy, sx] = geometry_.stride;
+  const auto [dy, dx] = geometry_.dilation;
+  const auto [h, w] = geometry_.output_size(x.size(2), x.size(3));
+  const auto line = width * channels;
+  return padded
+      .as_strided({groups, n, h, w, kh, kw, c},
+                  {c, padded.size(2) * line, sy * line, sx * channels, dy * line, dx * channels, 1})
+      .contiguous()
+      .view({groups, n, h * w, kh * kw * c});
+}
+
+Tensor ConvBlock::gathered_order() const {
+  const auto c = weight_.size(1), positions = geometry_.kernel[0] * geometry_.kernel[1];
+  return torch::arange(c * positions, torch::kInt64).view({c, positions}).t().flatten();
+}
+
+Tensor ConvBlock::scattered(const Tensor& g, const Tensor& x) const {
+  const auto [kh, kw] = geometry_.kernel;
+  const auto [sy, sx] = geometry_.stride;
+  const auto [dy, dx] = geometry_.dilation;
+  const auto [py, px] = geometry_.padding;
+  const auto [h, w] = geometry_.output_size(x.size(2), x.size(3));
+  const auto n = x.size(0), groups = geometry_.groups, c = x.size(1) / groups;
+  const auto each = g.reshape({groups, n, h, w, kh, kw, c}).permute({4, 5, 1, 2, 3, 0, 6});
+  auto padded = torch::zeros({n, x.size(2) + 2 * py, x.size(3) + 2 * px, groups, c}, x.options());
+  for (int64_t i = 0; i < kh; ++i)
+    for (int64_t j = 0; j < kw; ++j)
+      padded.slice(1, i * dy, i * dy + (h - 1) * sy + 1, sy)
+          .slice(2, j * dx, j * dx + (w - 1) * sx + 1, sx)
+          .add_(each[i][j]);
+  const auto image = padded.flatten(3).permute({0, 3, 1, 2});
+  if (geometry_.circular) return crop(image);
+  return image.narrow(2, py, x.size(2)).narrow(3, px, x.size(3));
+}
+
 Tensor ConvBlock::to_positions(const Tensor& y) const {
   return y.reshape({y.size(0), geometry_.groups, weight_.size(0) / geometry_.groups, -1})
       .permute({1, 0, 3, 2});
@@ -71,8 +130,9 @@ Tensor ConvBlock::from_positions(const Tensor& y, const Tensor& x) const {
 }
 
 Tensor ConvBlock::apply(const Tensor& matrix, const Tensor& x) const {
-  return at::convolution(pad(x), matrix.reshape(kernel_shape()), {}, geometry_.stride,
-                         inner_padding(), geometry_.dilation, false, {0, 0}, geometry_.groups);
+  return at::convolution(laid_out_as(pad(x), x), laid_out_as(matrix.reshape(kernel_shape()), x), {},
+                         geometry_.stride, inner_padding(), geometry_.dilation, false, {0, 0},
+                         geometry_.groups);
 }
 
 Tensor ConvBlock::backward_data(const Tensor& g, const Tensor& x) const {
@@ -84,25 +144,21 @@ Tensor ConvBlock::backward_data(const Tensor& g, const Tensor& x) const {
   // Only the input's shape matters here; the values are never read.
   const auto like = torch::empty({1}, x.options()).expand(shape);
   const auto gradients = at::convolution_backward(
-      g.contiguous(), like, weight_.reshape(kernel_shape()), c10::nullopt, geometry_.stride,
-      inner_padding(), geometry_.dilation, false, {0, 0}, geometry_.groups, {true, false, false});
+      laid_out_as(g, x), like, laid_out_as(weight_.reshape(kernel_shape()), x), c10::nullopt,
+      geometry_.stride, inner_padding(), geometry_.dilation, false, {0, 0}, geometry_.groups,
+      {true, false, false});
   return crop(std::get<0>(gradients));
 }
 
 Tensor ConvBlock::gradient(const Tensor& x, const Tensor& g) const {
   const auto gradients = at::convolution_backward(
-      g.contiguous(), pad(x), weight_.reshape(kernel_shape()), c10::nullopt, geometry_.stride,
-      inner_padding(), geometry_.dilation, false, {0, 0}, geometry_.groups, {false, true, false});
+      laid_out_as(g, x), laid_out_as(pad(x), x), laid_out_as(weight_.reshape(kernel_shape()), x),
+      c10::nullopt, geometry_.stride, inner_padding(), geometry_.dilation, false, {0, 0},
+      geometry_.groups, {false, true, false});
   return to_matrix(std::get<1>(gradients));
 }
 
-Tensor ConvBlock::input_gram(const Tensor& x) const {
-  auto padded = pad(x);
-  const auto inner = inner_padding();
-  if (inner[0] > 0 || inner[1] > 0)
-    padded = at::constant_pad_nd(padded, {inner[1], inner[1], inner[0], inner[0]});
-  return patch_gram(padded.contiguous(), geometry_);
-}
+Tensor ConvBlock::input_gram(const Tensor& x) const { return patch_gram(pad_fully(x), geometry_); }
 
 Conv2d::Conv2d(int64_t inputs, int64_t outputs, const ConvGeometry& geometry, bool bias) {
   const auto fan_in = inputs / geometry.groups * geometry.kernel[0] * geometry.kernel[1];

@@ -25,6 +25,10 @@ class ConvBlock : public Block {
 
   Tensor to_matrix(const Tensor& weight) const override;
   Tensor phi(const Tensor& x) const override;
+  /// Rows of the kernel, then its columns, then channels, as they lie in memory.
+  Tensor gathered(const Tensor& x) const override;
+  Tensor gathered_order() const override;
+  Tensor scattered(const Tensor& g, const Tensor& x) const override;
   Tensor to_positions(const Tensor& y) const override;
   Tensor from_positions(const Tensor& y, const Tensor& x) const override;
   Tensor apply(const Tensor& matrix, const Tensor& x) const override;
@@ -35,7 +39,8 @@ class ConvBlock : public Block {
 
  private:
   Tensor pad(const Tensor& x) const;           // circular padding, or x
-  Tensor crop(const Tensor& g) const;          // its transpose
+  Tensor pad_fully(const Tensor& x) const;     // with zeros too, channels last
+  Tensor crop(const Tensor& g) const;          // the transpose of pad
   std::vector<int64_t> inner_padding() const;  // what the convolution still pads
   std::vector<int64_t> kernel_shape() const;
 

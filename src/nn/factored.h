@@ -24,6 +24,7 @@ class FactoredFullyConnected : public Layer {
                   bool needs_input) const override;
   Tensor jvp(const Tensor& dx, const Tape& tape, const Tangents& tangents) const override;
   void visit_blocks(const std::function<void(Block&)>& visit) override;
+  bool flattens_images() const override { return true; }
 
  private:
   class Map;

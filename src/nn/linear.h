@@ -42,6 +42,7 @@ class Linear : public LinearMap {
 class FullyConnected : public LinearMap {
  public:
   FullyConnected(std::vector<int64_t> input, std::vector<int64_t> output, bool bias = true);
+  bool flattens_images() const override { return true; }
 };
 
 }  // namespace evariste

@@ -324,7 +324,18 @@ Tensor Network::forward(const Tensor& x, Tape* tape) const {
     throw UsageError(fmt::format("network input: expected [N, {}], got {}", fmt::join(input_, ", "),
                                  shape_text(x.sizes())));
   }
-  return Sequential::forward(x, tape);
+  return Sequential::forward(laid_out(x), tape);
+}
+
+Tensor Network::laid_out(const Tensor& x) const {
+  if (x.dim() != 4) return x;
+  for (const auto& module : modules())
+    if (const auto* layer = dynamic_cast<const Layer*>(module.get()); layer->flattens_images())
+      return x;
+  const auto last = x.contiguous(at::MemoryFormat::ChannelsLast);
+  // Of one channel both layouts are the same numbers in memory; the strides are what layers see.
+  const auto c = x.size(1), h = x.size(2), w = x.size(3);
+  return c == 1 ? last.as_strided(x.sizes(), {h * w, 1, w, 1}) : last;
 }
 
 std::vector<std::string> layer_types() {

@@ -19,10 +19,14 @@ class Network : public Sequential {
   int64_t outputs() const { return outputs_; }
   void set_outputs(int64_t outputs) { outputs_ = outputs; }
 
-  /// x [n, ...input] -> [n, outputs]; another shape is a UsageError.
+  /// x [n, ...input] -> [n, outputs]; another shape is a UsageError. Images go through it channels
+  /// last in memory unless a layer flattens them: convolutions are faster so, backward with a
+  /// stride three times.
   Tensor forward(const Tensor& x, Tape* tape = nullptr) const override;
 
  private:
+  Tensor laid_out(const Tensor& x) const;
+
   std::vector<int64_t> input_;
   int64_t outputs_ = 0;
 };

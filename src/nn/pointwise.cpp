@@ -68,6 +68,11 @@ const std::vector<Function>& functions() {
 Tensor as_image(const Tensor& x) { return x.dim() == 3 ? x.unsqueeze(2) : x; }
 Tensor from_image(const Tensor& y, const Tensor& x) { return x.dim() == 3 ? y.squeeze(2) : y; }
 
+/// g laid out in memory as x is: mixed layouts slow down whatever comes next.
+Tensor laid_out_as(const Tensor& g, const Tensor& x) {
+  return g.contiguous(x.suggest_memory_format());
+}
+
 }  // namespace
 
 std::vector<std::string> Activation::kinds() {
@@ -137,7 +142,7 @@ Tensor MaxPool::transpose(const Tensor& g, const Tape& tape) const {
   auto out = torch::zeros(shape, g.options()).flatten(2);
   const auto index =
       tape.aux.unsqueeze(0).expand({folds, -1, -1, -1}).reshape({g.size(0), g.size(1), -1});
-  return out.scatter_add_(2, index, g.flatten(2)).view(shape);
+  return laid_out_as(out.scatter_add_(2, index, g.flatten(2)).view(shape), tape.x);
 }
 
 AvgPool::AvgPool(std::array<int64_t, 2> kernel, std::array<int64_t, 2> stride,
@@ -154,10 +159,11 @@ Tensor AvgPool::jvp(const Tensor& dx, const Tape&, const Tangents&) const {
 }
 
 Tensor AvgPool::transpose(const Tensor& g, const Tape& tape) const {
-  auto shape = as_image(tape.x).sizes().vec();
+  const auto x = as_image(tape.x);
+  auto shape = x.sizes().vec();
   shape[0] = g.size(0);
-  const auto like = torch::empty({1}, g.options()).expand(shape).contiguous();
-  const auto dx = at::avg_pool2d_backward(as_image(g).contiguous(), like, kernel_, stride_,
+  const auto like = torch::empty(shape, g.options(), x.suggest_memory_format());
+  const auto dx = at::avg_pool2d_backward(laid_out_as(as_image(g), x), like, kernel_, stride_,
                                           padding_, false, true, c10::nullopt);
   return from_image(dx, tape.x);
 }
@@ -175,10 +181,8 @@ Tensor GlobalAvgPool::transpose(const Tensor& g, const Tape& tape) const {
   auto shape = tape.x.sizes().vec();
   shape[0] = g.size(0);
   const auto positions = tape.x[0][0].numel();
-  return (g / static_cast<double>(positions))
-      .unsqueeze(2)
-      .expand({-1, -1, positions})
-      .reshape(shape);
+  const auto each = (g / static_cast<double>(positions)).unsqueeze(2);
+  return laid_out_as(each.expand({-1, -1, positions}).view(shape), tape.x);
 }
 
 Tensor Flatten::forward(const Tensor& x, Tape* tape) const {
@@ -193,7 +197,7 @@ Tensor Flatten::jvp(const Tensor& dx, const Tape&, const Tangents&) const {
 Tensor Flatten::transpose(const Tensor& g, const Tape& tape) const {
   auto shape = tape.x.sizes().vec();
   shape[0] = g.size(0);
-  return g.reshape(shape);
+  return laid_out_as(g.reshape(shape), tape.x);
 }
 
 Polyphase::Polyphase(int64_t stride) : stride_(stride) {}
