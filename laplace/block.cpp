@@ -40,6 +40,12 @@ Tensor Block::gradient(const Tensor& x, const Tensor& g) const {
   return cotangent.flatten(1, 2).transpose(1, 2).matmul(features.flatten(1, 2));
 }
 
+Tensor Block::scattered(const Tensor& g, const Tensor& x) const {
+  torch::AutoGradMode enabled(true);
+  const auto leaf = x.detach().clone().requires_grad_();
+  return torch::autograd::grad({gathered(leaf)}, {leaf}, {g})[0];
+}
+
 Tensor Block::input_gram(const Tensor& x) const {
   const auto rows = phi(x).flatten(1, 2);  // [Q, n T, J]
   return gram(rows);

@@ -51,6 +51,13 @@ class Block {
   virtual Tensor backward_data(const Tensor& g, const Tensor& x) const;
   /// sum_{n,t} g phi^T, [Q, O, J]; g [n, ...]
   virtual Tensor gradient(const Tensor& x, const Tensor& g) const;
+  /// phi(x) with the features in the order in which they are gathered fastest; what goes over all
+  /// features and positions of a sample takes these.
+  virtual Tensor gathered(const Tensor& x) const { return phi(x); }
+  /// [J]: gathered feature j' is feature order[j'] of phi; undefined where the two agree.
+  virtual Tensor gathered_order() const { return {}; }
+  /// Cotangent of x for g [Q, n, T, J] at gathered(x): the transpose of gathered.
+  virtual Tensor scattered(const Tensor& g, const Tensor& x) const;
   /// sum_{n,t} phi phi^T, [Q, J, J], float64
   virtual Tensor input_gram(const Tensor& x) const;
   /// Leaves that phi depends on (a bandwidth, a degree); autograd follows phi and apply to them.

@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "laplace/gram.h"
+#include "laplace/register_tiles.h"
 
 namespace evariste {
 namespace {
@@ -87,7 +88,8 @@ Tensor output_factor(const Block& block, const Tensor& g, Sharing sharing) {
     const auto sums = positions.sum(2);
     return gram(sums);
   }
-  if (positions.size(2) >= positions.size(3)) {
+  const bool are_rows = positions.stride(3) == 1;
+  if (!are_rows && positions.size(2) >= positions.size(3)) {
     // A product per sample, of the cotangents as they lie: to have the positions of all samples in
     // rows would copy them.
     const auto each = positions.flatten(0, 1);  // [Q R n, T, O]
@@ -107,36 +109,57 @@ Tensor sample_gradients(const Block& block, const Tensor& x, const Tensor& g) {
   return tile_gradients(p, 0, p.samples);
 }
 
-Tensor squared_gradients(const Block& block, const Tensor& x, const Tensor& g,
-                         const Tensor& basis_b, const Tensor& basis_a) {
-  auto p = positions_of(block, block.phi(x), g);
-  rotate(p, basis_b, basis_a);
-  if (p.positions == 1) {
-    const auto squares = p.g.squeeze(3).square().sum(1);  // [Q, n, O]
-    return squares.transpose(1, 2).matmul(p.phi.squeeze(2).square()).to(torch::kFloat64);
-  }
-  auto sum = torch::zeros({p.groups, p.outputs, p.inputs}, torch::kFloat64);
-  for_each_tile(p, [&](int64_t begin, int64_t count) {
-    sum += tile_gradients(p, begin, count).square_().sum({1, 2}).to(torch::kFloat64);
-  });
-  return sum;
+Features features_of(const Block& block, const Tensor& x, const Tensor& basis_a) {
+  const auto gathered = block.gathered(x);
+  const auto order = block.gathered_order();
+  if (!basis_a.defined()) return {gathered, order};
+  const auto basis = order.defined() ? basis_a.index_select(1, order) : basis_a;
+  return {gathered.matmul(basis.unsqueeze(1)), Tensor()};
 }
 
-double gradient_trace(const Block& block, const Tensor& phi, const Tensor& g) {
-  const auto p = positions_of(block, phi, g);
+Tensor squared_gradients(const Block& block, const Features& features, const Tensor& g,
+                         const Tensor& basis_b) {
+  auto p = positions_of(block, features.values, g);
+  rotate(p, basis_b, Tensor());
+  Tensor sum;
+  if (p.positions == 1) {
+    const auto squares = p.g.squeeze(3).square().sum(1);  // [Q, n, O]
+    sum = squares.transpose(1, 2).matmul(p.phi.squeeze(2).square()).to(torch::kFloat64);
+  } else if (has_register_tiles(p.g)) {
+    std::vector<Tensor> groups;
+    for (int64_t q = 0; q < p.groups; ++q) groups.push_back(squared_products(p.g[q], p.phi[q]));
+    sum = torch::stack(groups);
+  } else {
+    sum = torch::zeros({p.groups, p.outputs, p.inputs}, torch::kFloat64);
+    for_each_tile(p, [&](int64_t begin, int64_t count) {
+      sum += tile_gradients(p, begin, count).square_().sum({1, 2}).to(torch::kFloat64);
+    });
+  }
+  return features.order.defined() ? torch::empty_like(sum).index_copy_(2, features.order, sum)
+                                  : sum;
+}
+
+double gradient_trace(const Block& block, const Features& features, const Tensor& g) {
+  const auto p = positions_of(block, features.values, g);
   if (p.positions == 1) {
     const auto squares = p.g.squeeze(3).square().sum({1, 3});  // [Q, n]
     return (squares * p.phi.squeeze(2).square().sum(2)).sum(torch::kFloat64).item<double>();
   }
   const auto t = p.positions;
   const bool has_few = t * (p.inputs + p.folds * p.outputs) < p.folds * p.inputs * p.outputs;
+  if (!has_few && has_register_tiles(p.g)) {
+    double trace = 0;
+    for (int64_t q = 0; q < p.groups; ++q)
+      trace += squared_products(p.g[q], p.phi[q]).sum().item<double>();
+    return trace;
+  }
   // Few samples at a time, so that their features stay in the cache for all columns.
   const auto entries = p.groups * (has_few ? t * t : t * p.inputs);
   const auto tile = std::clamp<int64_t>((1 << 18) / entries, 1, p.samples);
   double trace = 0;
   for (int64_t begin = 0; begin < p.samples; begin += tile) {
     const auto count = std::min(tile, p.samples - begin);
-    const auto features = p.phi.narrow(1, begin, count);  // [Q, c, T, J]
+    const auto phi = p.phi.narrow(1, begin, count);  // [Q, c, T, J]
     Tensor grams;
     for (int64_t r = 0; r < p.folds; ++r) {
       const auto one = p.g.select(1, r).narrow(1, begin, count);  // [Q, c, T, O]
@@ -144,13 +167,12 @@ double gradient_trace(const Block& block, const Tensor& phi, const Tensor& g) {
         const auto product = one.matmul(one.transpose(2, 3));
         grams = grams.defined() ? grams.add_(product) : product;
       } else {
-        const auto gradients = one.transpose(2, 3).matmul(features).flatten();
+        const auto gradients = one.transpose(2, 3).matmul(phi).flatten();
         trace += gradients.dot(gradients).item<double>();
       }
     }
     if (has_few)
-      trace +=
-          grams.flatten().dot(features.matmul(features.transpose(2, 3)).flatten()).item<double>();
+      trace += grams.flatten().dot(phi.matmul(phi.transpose(2, 3)).flatten()).item<double>();
   }
   return trace;
 }

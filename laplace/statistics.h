@@ -28,15 +28,25 @@ Tensor output_factor(const Block& block, const Tensor& g, Sharing sharing);
 /// Per-sample gradients [Q, R, n, O, J]: memory R n P, so for tiles and for `full` only.
 Tensor sample_gradients(const Block& block, const Tensor& x, const Tensor& g);
 
+/// Features of some samples for sums over all their columns: gathered once, used for every part of
+/// a backward pass.
+struct Features {
+  Tensor values;  ///< [Q, n, T, J], in the order of Block::gathered; or coordinates in a basis
+  Tensor order;   ///< of the block; undefined for coordinates
+};
+
+/// Gathers them; with basis_a [Q, J, k_A] their coordinates in it.
+Features features_of(const Block& block, const Tensor& x, const Tensor& basis_a = {});
+
 /// sum_{r,n} (U_B^T G U_A) o (..), [Q, k_B, k_A] float64: the diagonal of the block in a basis,
-/// undefined bases standing for the identity. One GEMM of squares where T = 1.
-Tensor squared_gradients(const Block& block, const Tensor& x, const Tensor& g,
-                         const Tensor& basis_b = {}, const Tensor& basis_a = {});
+/// undefined bases standing for the identity; U_A is that of the features. One GEMM of squares
+/// where T = 1.
+Tensor squared_gradients(const Block& block, const Features& features, const Tensor& g,
+                         const Tensor& basis_b = {});
 
 /// sum_{r,n} |G|^2_F: the exact trace of the block. Where T = 1 a product of norms; else by
 /// per-sample gradients or by the Gram form sum_{t,t'} (phi_t . phi_t')(g_t . g_t'), the cheaper.
-/// From the features phi [Q, n, T, J], which the caller may keep for further columns.
-double gradient_trace(const Block& block, const Tensor& phi, const Tensor& g);
+double gradient_trace(const Block& block, const Features& features, const Tensor& g);
 
 /// J Sigma J^T summed over the entries of a block whose covariance is diagonal in the bases
 /// (U_B, U_A):  out[n, c, d] += sum_{q,i,j} s[q,i,j] (U_B^T G_c U_A)_ij (U_B^T G_d U_A)_ij,

@@ -1,5 +1,7 @@
 #include "laplace/gram.h"
 
+#include "laplace/register_tiles.h"
+
 #include "tests/catch.h"
 #include "tests/nn/layer_examples.h"
 
@@ -53,4 +55,40 @@ TEST_CASE("a sum of Gram matrices is that of all rows, however many chunks", "[l
         const auto rows = torch::cat(all, 1);
         CHECK(torch::allclose(sum.total(), rows.transpose(1, 2).matmul(rows), 1e-11, 1e-11));
       }
+}
+
+TEST_CASE("sums of squared products in registers are those of the products", "[laplace][gram]") {
+  for (const auto type : {torch::kFloat32, torch::kFloat64})
+    for (const int64_t o : {1, 8, 17, 32})
+      for (const int64_t j : {1, 27, 32, 70})
+        for (const int64_t t : {1, 5, 130}) {
+          CAPTURE(type, o, j, t);
+          const auto a = random_tensor({3, 2, t, o}, 1).to(type);
+          const auto b = random_tensor({2, t, j}, 2).to(type);
+          const auto expected = a.transpose(2, 3).matmul(b).square().sum(at::IntArrayRef{0, 1});
+          const auto tolerance = type == torch::kFloat32 ? 1e-5 : 1e-13;
+          const auto is_near = [&](const Tensor& sum) {
+            return (sum - expected).abs().max().item<double>() <=
+                   tolerance * expected.abs().max().item<double>();
+          };
+          CHECK(is_near(squared_products(a, b)));
+          const auto turned = [](const Tensor& x) {
+            return x.transpose(-1, -2).contiguous().transpose(-1, -2);
+          };
+          CHECK(is_near(squared_products(turned(a), turned(b))));
+        }
+}
+
+TEST_CASE("sums in registers do not depend on the number of threads", "[laplace][gram]") {
+  const auto rows = random_tensor({3000, 96}, 1).to(torch::kFloat32);
+  const auto a = random_tensor({9, 4, 300, 64}, 2).to(torch::kFloat32);
+  const auto b = random_tensor({4, 300, 96}, 3).to(torch::kFloat32);
+  const auto threads = at::get_num_threads();
+  at::set_num_threads(1);
+  const auto gram_one = gram(rows.unsqueeze(0));
+  const auto squares_one = squared_products(a, b);
+  at::set_num_threads(2);
+  CHECK(torch::equal(gram(rows.unsqueeze(0)), gram_one));
+  CHECK(torch::equal(squared_products(a, b), squares_one));
+  at::set_num_threads(threads);
 }

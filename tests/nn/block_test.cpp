@@ -44,6 +44,13 @@ TEST_CASE("fast paths of every block equal those derived from phi", "[nn]") {
       torch::NoGradGuard no_grad;
       check_close(block->gradient(x, g[0]), block->Block::gradient(x, g[0]));
       check_close(block->input_gram(x), block->Block::input_gram(x));
+      const auto order = block->gathered_order();
+      const auto phi = block->phi(x);
+      CHECK(torch::equal(block->gathered(x), order.defined() ? phi.index_select(3, order) : phi));
+      if (!block->is_constant()) {
+        const auto on_features = random_tensor(phi.sizes(), 13);
+        check_close(block->scattered(on_features, x), block->Block::scattered(on_features, x));
+      }
       const auto matrix = random_tensor(block->value().sizes(), 12);
       const auto base = block->Block::apply(matrix, x);
       if (block->is_constant()) {  // broadcast over the output's positions, which phi has one of
