@@ -82,7 +82,12 @@ RankedSamples rank_samples(Layer& network, const Likelihood& likelihood, const S
 struct Part {
   bool is_first, is_last;
   int64_t columns;
+  bool is_sketch = false;  ///< one random column besides them, for the traces
 };
+
+bool is_corrected(const CurvatureOptions& options) {
+  return options.correction != Correction::kNone && options.structure == Structure::kKron;
+}
 
 /// Visits each listed block of the backward passes of the Fisher's columns, visit(m, x, g, part);
 /// also sums the likelihood.
@@ -115,15 +120,22 @@ void fisher_pass(Layer& network, const Likelihood& likelihood, const Samples& gi
                                                          options.stream, data.first + begin);
         columns_sum += static_cast<double>(columns.size(0) * columns.size(1));
         const auto all = columns.size(0);
-        for (int64_t r = 0; r < all; r += cut.columns)
+        const auto backward = [&](const Tensor& some, const Part& part) {
           network.backward(
-              columns.narrow(0, r, std::min(cut.columns, all - r)), tape,
+              some, tape,
               [&](const Block& block, const Tensor& x, const Tensor& g) {
                 const auto m = index(block);
-                if (m >= 0)
-                  visit(static_cast<size_t>(m), x, g, Part{r == 0, r + cut.columns >= all, all});
+                if (m >= 0) visit(static_cast<size_t>(m), x, g, part);
               },
               false);
+        };
+        for (int64_t r = 0; r < all; r += cut.columns)
+          backward(columns.narrow(0, r, std::min(cut.columns, all - r)),
+                   {r == 0, r + cut.columns >= all, all});
+        if (options.correction == Correction::kSketch && is_corrected(options))
+          backward(likelihood.columns(Fisher::kSketch, f, y, 1, options.stream.split("trace"),
+                                      data.first + begin),
+                   {true, true, 1, true});
       });
   const auto sums =
       torch::tensor({fit.log_likelihood, fit.normaliser, columns_sum}, torch::kFloat64);
@@ -140,7 +152,7 @@ struct KronSums {
   double trace = 0;
   bool started = false;
   bool has_view = false;  // phi(x) is x itself, seen as rows
-  Tensor phi;             // of the samples at hand, for all their columns
+  Features features;      // of the samples at hand, for all their columns
 };
 
 /// Rows [Q, r, D] as they are, or their Gram matrix where that is smaller.
@@ -156,20 +168,24 @@ void add_kron(KronSums& sums, const Block& block, const Tensor& x, const Tensor&
               const Part& part, const CurvatureOptions& options, int64_t samples) {
   const auto shape = block.value().sizes().vec();  // of a temporary
   const auto sharing = sharing_of(block, options);
-  const bool corrected =
-      options.correction == Correction::kTrace && options.structure == Structure::kKron;
-  if (corrected || shape[1] * shape[2] == 1) {
-    if (part.is_first) sums.phi = block.phi(x);
-    sums.trace += gradient_trace(block, sums.phi, g);
-    if (part.is_last) sums.phi.reset();
+  const bool is_exact = options.correction != Correction::kSketch;
+  if (part.is_sketch) {
+    sums.trace += gradient_trace(block, features_of(block, x), g);
+    return;
+  }
+  if ((is_corrected(options) && is_exact) || shape[1] * shape[2] == 1) {
+    if (part.is_first) sums.features = features_of(block, x);
+    if (is_exact) sums.trace += gradient_trace(block, sums.features, g);
   }
   if (shape[1] * shape[2] == 1) {  // one weight per group: the exact number is its own factor
-    sums.b.add_gram(squared_gradients(block, x, g));
+    sums.b.add_gram(squared_gradients(block, sums.features, g));
     if (part.is_first)
       sums.a.add_gram(
           torch::full({shape[0], 1, 1}, static_cast<double>(g.size(1)), torch::kFloat64));
+    if (part.is_last) sums.features = {};
     return;
   }
+  if (part.is_last) sums.features = {};
   Tensor phi, positions;  // where a polyphase layer drops some, those it keeps
   if (options.positions == Positions::kSelected && block.phase_stride > 1 && !block.is_constant()) {
     const auto kept = kept_positions(block, g);
@@ -246,8 +262,7 @@ std::shared_ptr<KronCurvature> finish_kron(const std::vector<const Block*>& bloc
     if (!std::isfinite(kron_trace))
       throw NumericalError(
           fmt::format("{}: the curvature factors are not finite", blocks[m]->name));
-    if (options.correction == Correction::kTrace && options.structure == Structure::kKron &&
-        trace > 0 && kron_trace > 0) {
+    if (is_corrected(options) && trace > 0 && kron_trace > 0) {
       ratios[m] = kron_trace / trace;
       factor.correction = trace / kron_trace;
     }
@@ -265,13 +280,16 @@ std::vector<Tensor> ekfac_spectra(Layer& network, const Likelihood& likelihood, 
                                   const KronCurvature& kron) {
   const auto& blocks = kron.blocks();
   std::vector<Tensor> spectra(blocks.size());
+  std::vector<Features> features(blocks.size());
   Fit counted;  // the likelihood, summed a second time
   fisher_pass(network, likelihood, data, options, index, counted,
-              [&](size_t m, const Tensor& x, const Tensor& g, const Part&) {
+              [&](size_t m, const Tensor& x, const Tensor& g, const Part& part) {
                 const auto& f = kron.factors()[m];
                 const auto type = g.scalar_type();
+                if (part.is_first) features[m] = features_of(*blocks[m], x, f.a.basis.to(type));
                 const auto squares =
-                    squared_gradients(*blocks[m], x, g, f.b.basis.to(type), f.a.basis.to(type));
+                    squared_gradients(*blocks[m], features[m], g, f.b.basis.to(type));
+                if (part.is_last) features[m] = {};
                 spectra[m] = spectra[m].defined() ? spectra[m] + squares : squares;
               });
   data.sum(spectra);
@@ -289,6 +307,11 @@ Tensor jacobian_rows(const Block& block, const Tensor& x, const Tensor& g) {
 }
 
 void expect_defined(const std::vector<const Block*>& blocks, const CurvatureOptions& options) {
+  if (is_corrected(options) && options.correction == Correction::kSketch &&
+      options.fisher != Fisher::kExact)
+    throw UsageError(
+        "correction = sketch is for fisher = exact: the others have few columns, use correction = "
+        "trace");
   if (options.structure == Structure::kEkfac && options.sharing == Sharing::kReduce)
     throw UsageError(
         "structure ekfac takes the basis of sharing = expand: that of reduce is not unique where "
@@ -450,11 +473,14 @@ Fit fit_curvature(Layer& network, const Likelihood& likelihood, const Samples& d
     }
     case Structure::kDiag: {
       std::vector<Tensor> diagonals;
+      std::vector<Features> features(blocks.size());
       for (const auto* block : blocks)
         diagonals.push_back(torch::zeros(block->value().sizes(), torch::kFloat64));
       fisher_pass(network, likelihood, data, options, index, fit,
-                  [&](size_t m, const Tensor& x, const Tensor& g, const Part&) {
-                    diagonals[m] += squared_gradients(*blocks[m], x, g) * data.weight();
+                  [&](size_t m, const Tensor& x, const Tensor& g, const Part& part) {
+                    if (part.is_first) features[m] = features_of(*blocks[m], x);
+                    diagonals[m] += squared_gradients(*blocks[m], features[m], g) * data.weight();
+                    if (part.is_last) features[m] = {};
                   });
       data.sum(diagonals);
       fit.seconds_pass = seconds_since(start);
@@ -556,7 +582,8 @@ std::vector<double> fisher_traces(Layer& network, const Likelihood& likelihood, 
   Fit fit;
   fisher_pass(network, likelihood, data, options, BlockIndex(blocks), fit,
               [&](size_t m, const Tensor& x, const Tensor& g, const Part&) {
-                traces[m] += gradient_trace(*blocks[m], blocks[m]->phi(x), g) * data.weight();
+                traces[m] +=
+                    gradient_trace(*blocks[m], features_of(*blocks[m], x), g) * data.weight();
               });
   auto sums = torch::tensor(traces, torch::kFloat64);
   data.sum({sums});

@@ -42,7 +42,12 @@ struct Samples {
 Samples share_of(const Samples& whole, const Processes& processes);
 
 enum class Structure { kKron, kEkfac, kDiag, kBlock, kFull, kLastLayer };
-enum class Correction { kTrace, kNone };
+/// Whether Kronecker blocks are scaled to the trace of the exact Fisher.
+enum class Correction {
+  kTrace,   ///< the exact trace; for shared weights a weight gradient for every column
+  kSketch,  ///< from one random column per sample: unbiased, relative error about 1/sqrt(N)
+  kNone,
+};
 enum class BiasCurvature {
   kExact,   ///< sums over positions first: the exact block
   kExpand,  ///< positions as independent samples, as reference codes do

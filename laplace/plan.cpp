@@ -117,6 +117,9 @@ CurvaturePlan plan_curvature(Layer& network, const Likelihood& likelihood, const
     widest = std::max(widest, s.parameters());
     const bool is_corrected =
         options.structure == Structure::kKron && options.correction == Correction::kTrace;
+    if (s.t > 1 && options.structure == Structure::kKron &&
+        options.correction == Correction::kSketch)
+      features = std::max(features, samples * s.q * s.t * s.j);
     if (s.t > 1 && is_corrected)  // kept until the samples' last column, or made anew
       features = cut.columns < static_cast<int64_t>(columns)
                      ? features + samples * s.q * s.t * s.j
@@ -133,7 +136,8 @@ CurvaturePlan plan_curvature(Layer& network, const Likelihood& likelihood, const
       eigen.flops += s.q * (std::pow(s.j, 3) + std::pow(s.o, 3)) * (bases ? 9 : 4.0 / 3);
       pass.flops += 2 * n * s.t * s.q * (s.j * s.j + columns * s.o * s.o);
       const bool second = options.structure == Structure::kEkfac;
-      if (s.t > 1 && (options.correction == Correction::kTrace || second)) pass.flops += gradients;
+      if (s.t > 1 && (is_corrected || second)) pass.flops += gradients;
+      if (s.t > 1 && options.correction == Correction::kSketch) pass.flops += gradients / columns;
     } else if (options.structure == Structure::kDiag) {
       kept.bytes += 8 * s.parameters();
       pass.flops += s.t > 1 ? gradients : 2 * n * s.parameters();

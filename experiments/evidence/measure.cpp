@@ -49,7 +49,7 @@ void fit_hyperparameters(const EvidenceOptions& options, EvidenceProblem& proble
 void measure_trace_ratios(EvidenceProblem& problem, const CurvatureOptions& options,
                           EvidenceResult& result) {
   const auto* kron = dynamic_cast<const KronCurvature*>(result.fit.curvature.get());
-  if (!kron || options.correction == Correction::kTrace) return;
+  if (!kron || options.correction != Correction::kNone) return;
   const auto exact = fisher_traces(*problem.network, *problem.likelihood, problem.train, options);
   for (size_t m = 0; m < exact.size(); ++m) {
     const auto& factor = kron->factors()[m];

@@ -194,7 +194,9 @@ CurvatureOptions curvature_options(const EvidenceOptions& o, const Stream& root,
   c.mc_samples = o.mc_samples;
   c.rank_tolerance = o.rank_tolerance;
   c.sharing = o.sharing == "reduce" ? Sharing::kReduce : Sharing::kExpand;
-  c.correction = o.correction == "none" ? Correction::kNone : Correction::kTrace;
+  c.correction = o.correction == "none"     ? Correction::kNone
+                 : o.correction == "sketch" ? Correction::kSketch
+                                            : Correction::kTrace;
   c.bias = o.bias == "expand"  ? BiasCurvature::kExpand
            : o.bias == "joint" ? BiasCurvature::kJoint
                                : BiasCurvature::kExact;

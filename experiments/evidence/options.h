@@ -57,8 +57,10 @@ struct EvidenceOptions {
     field("rank_tolerance", rank_tolerance,
           "leave out columns of confident samples: at most this part of the output curvature");
     field("sharing", sharing, "positions as samples, or summed first", {"expand", "reduce"});
-    field("correction", correction, "scale each Kronecker block to its exact trace",
-          {"trace", "none"});
+    field(
+        "correction", correction,
+        "scale each Kronecker block to the Fisher's trace: exact, or of a random column per sample",
+        {"trace", "sketch", "none"});
     field("positions", positions, "of a convolution before a polyphase layer", {"selected", "all"});
     field("bias", bias, "curvature of a bias shared over positions", {"exact", "expand", "joint"});
     field("rank", rank, "eigenpairs of --structure lowrank");

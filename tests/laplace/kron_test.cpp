@@ -225,3 +225,56 @@ TEST_CASE("one precision per entry cannot be combined with a Kronecker product",
   priors.pop_back();
   CHECK_THROWS_AS(evaluate_evidence(fit, Softmax(), priors), UsageError);
 }
+
+TEST_CASE("a sketched trace is exact for one output and right on average", "[kron]") {
+  const auto network = network_of(
+      "input = [2, 4, 4]\nlayer = [{ type = 'conv', out = 3, kernel = 3 }, { type = 'tanh' }, "
+      "{ type = 'flatten' }, { type = 'linear', out = 3 }]");
+  randomise(*network, 1);
+  const Samples data{random_tensor({5, 2, 4, 4}, 2), random_labels(5, 3, 3)};
+  CurvatureOptions options;
+  const auto ratios = [&](const Likelihood& likelihood) {
+    return fit_curvature(*network, likelihood, data, options).curvature->trace_ratios();
+  };
+  const auto exact = ratios(Softmax());
+  options.correction = Correction::kSketch;
+  constexpr int kDraws = 400;
+  std::vector<double> sum(exact.size()), squares(exact.size());
+  for (int draw = 0; draw < kDraws; ++draw) {
+    options.stream = Stream(static_cast<uint64_t>(draw));
+    const auto sketched = ratios(Softmax());
+    for (size_t m = 0; m < exact.size(); ++m) {
+      const double traces = exact[m] / sketched[m];  // trace over the exact one
+      sum[m] += traces / kDraws;
+      squares[m] += traces * traces / kDraws;
+    }
+  }
+  for (size_t m = 0; m < exact.size(); ++m) {
+    const double variance = squares[m] - sum[m] * sum[m];
+    CAPTURE(m, sum[m], variance);
+    CHECK(variance > 0);
+    CHECK(std::abs(sum[m] - 1) < 4 * std::sqrt(variance / kDraws));
+  }
+  options.batch = 2;  // draws belong to samples, not to chunks
+  const auto chunked = ratios(Softmax());
+  options.batch = 5;
+  const auto whole = ratios(Softmax());
+  for (size_t m = 0; m < exact.size(); ++m) CHECK(chunked[m] == Approx(whole[m]).epsilon(1e-12));
+  options.fisher = Fisher::kMonteCarlo;
+  CHECK_THROWS_WITH(ratios(Softmax()), Catch::Contains("correction = sketch"));
+}
+
+TEST_CASE("of one column the sketched trace is the exact one", "[kron]") {
+  const auto network = network_of(
+      "input = [2, 4, 4]\nlayer = [{ type = 'conv', out = 3, kernel = 3 }, { type = 'tanh' }, "
+      "{ type = 'flatten' }, { type = 'linear', out = 1 }]");
+  randomise(*network, 1);
+  const Samples data{random_tensor({5, 2, 4, 4}, 2), random_tensor({5, 1}, 3)};
+  CurvatureOptions options;
+  const auto exact = fit_curvature(*network, Gaussian(), data, options);
+  options.correction = Correction::kSketch;
+  const auto sketched = fit_curvature(*network, Gaussian(), data, options);
+  for (size_t m = 0; m < exact.curvature->blocks().size(); ++m)
+    CHECK(sketched.curvature->trace_ratios()[m] ==
+          Approx(exact.curvature->trace_ratios()[m]).epsilon(1e-12));
+}
