@@ -95,11 +95,10 @@ Tensor pairs_of(const Tensor& a, const Tensor& b) {
       .sum(0);
 }
 
-/// Transpose of the feature map: the cotangent of x for one on phi(x).
-Tensor transpose_features(const Block& block, const Tensor& x, const Tensor& on_phi) {
-  torch::AutoGradMode enabled(true);
-  const auto leaf = x.detach().requires_grad_();
-  return torch::autograd::grad({block.phi(leaf)}, {leaf}, {on_phi})[0];
+/// Symmetric [Q, J, J] with its features in the order in which the block gathers them.
+Tensor as_gathered(const Block& block, const Tensor& matrix) {
+  const auto order = block.gathered_order();
+  return order.defined() ? matrix.index_select(1, order).index_select(2, order) : matrix;
 }
 
 /// sum_d Lambda[n, c, d] t[d, n, ...]
@@ -181,7 +180,7 @@ class Pass {
     const auto& gamma = cotangents_[static_cast<size_t>(m)];
     const auto type = g.scalar_type();
     const auto folds = g.size(0), n = g.size(1);
-    auto phi = block.phi(x.detach());                      // [Q, n, T, J]
+    auto phi = block.gathered(x.detach());                 // [Q, n, T, J]
     auto positions = block.to_positions(g.flatten(0, 1));  // [Q, C n, T, O]
     const auto all = positions.size(2);
     Tensor kept;
@@ -194,33 +193,37 @@ class Pass {
     const auto t = positions.size(2), groups = phi.size(0), outputs = positions.size(3);
     const auto columns = positions.reshape({groups, folds, n, t, outputs});
     const auto sums = block.is_constant() ? columns.sum(3, true) : columns;  // phi has T = 1
-    Tensor tangent;                        // on the cotangents, [Q, C, n, T or 1, O]
-    auto on_phi = torch::zeros_like(phi);  // on the features
-    const auto add_tangent_term = [&](const Tensor& term) {
-      tangent = tangent.defined() ? tangent + term : term;
+    Tensor tangent;  // on the cotangents, [Q, C, n, T or 1, O]
+    Tensor on_phi;   // on the features
+    const auto add = [](Tensor& sum, const Tensor& term) {
+      sum = sum.defined() ? sum + term : term;
     };
     if (gamma.output.defined()) {
       const auto b = gamma.output.to(type);
-      const auto a = gamma.input.to(type).unsqueeze(1);
+      const auto a = (as_gathered(block, gamma.input) * (2.0 / static_cast<double>(count_)))
+                         .to(type)
+                         .unsqueeze(1);
       if (sharing_of(block, options_) == Sharing::kReduce) {
-        add_tangent_term(times(columns.sum(3, true), 2 * weight_ * b));
-        on_phi += phi.mean(2, true).matmul(a) * (2.0 / static_cast<double>(count_ * phi.size(2)));
+        add(tangent, times(columns.sum(3, true), 2 * weight_ * b));
+        const auto mean = phi.mean(2, true).matmul(a) / static_cast<double>(phi.size(2));
+        add(on_phi, mean.expand_as(phi));
       } else {
         const auto share = block.is_constant() ? 1.0 : static_cast<double>(t);
-        add_tangent_term(times(columns, 2 * weight_ / share * b));
-        on_phi += phi.matmul(a) * (2.0 / static_cast<double>(count_));
+        add(tangent, times(columns, 2 * weight_ / share * b));
+        add(on_phi, phi.matmul(a));
       }
     }
     if (gamma.trace.defined()) {
       const auto kappa = (2 * weight_ * gamma.trace.to(type)).view({-1, 1, 1, 1, 1});
       if (sums.size(3) == 1) {  // |G|^2 = |g|^2 |phi|^2
-        add_tangent_term(kappa * phi.square().sum(3, true).unsqueeze(1) * sums);
+        add(tangent, kappa * phi.square().sum(3, true).unsqueeze(1) * sums);
         const auto weighted =
             (sums * mixed_columns(sums)).sum({1, 4}).unsqueeze(3);  // [Q, n, 1, 1]
-        on_phi += kappa.squeeze(1) * weighted * phi;
+        add(on_phi, kappa.squeeze(1) * weighted * phi);
       } else {
         const auto mixed = mixed_columns(sums);
         auto pushed = torch::empty_like(sums);
+        on_phi = on_phi.defined() ? on_phi.contiguous() : torch::zeros_like(phi);
         const auto tile = std::clamp<int64_t>(
             (int64_t{1} << 22) / (groups * folds * outputs * phi.size(3)), 1, n);
         for (int64_t begin = 0; begin < n; begin += tile) {
@@ -233,7 +236,7 @@ class Pass {
           cut(pushed).copy_(kappa * features.matmul(gradients.transpose(3, 4)));  // [Q, C, c, T, O]
           on_phi.narrow(1, begin, count) += kappa.squeeze(1) * cut(mixed).matmul(gradients).sum(1);
         }
-        add_tangent_term(pushed);
+        add(tangent, pushed);
       }
     }
     tangent = tangent.expand_as(columns);
@@ -258,9 +261,9 @@ class Pass {
     }
     if (!block.hyperparameters().empty()) {
       torch::AutoGradMode enabled(true);
-      terms_ = terms_ + (block.phi(x) * on_phi).sum();
-    } else if (x.requires_grad()) {  // without keeping phi until the backward
-      const auto on_x = transpose_features(block, x, on_phi);
+      terms_ = terms_ + (block.gathered(x) * on_phi).sum();
+    } else if (x.requires_grad()) {  // without keeping the features until the backward
+      const auto on_x = block.scattered(on_phi, x);
       torch::AutoGradMode enabled(true);
       terms_ = terms_ + (x * on_x).sum();
     }
