@@ -24,10 +24,11 @@ SIZES = {"mlp": (2000, 250), "cnn": (1000, 125), "resnet8": (250, 50), "wrn16_4"
 PEERS = {
     "plain": [("torch", "plain")],
     "kron": [("laplace asdl", "kron"), ("laplace curvlinops", "kron"),
-             ("laplace backpack", "kron"), ("curvlinops", "kron"),
-             ("nngeometry", "kron_joint")],
-    "kron_mc": [("curvlinops", "kron_mc")],
-    "kron_empirical": [("curvlinops", "kron_empirical")],
+             ("laplace backpack", "kron")],
+    "kron_corrected": [], "kron_sketched": [], "kron_mc": [], "hyper_gradient": [],
+    "factors": [("curvlinops", "kron"), ("nngeometry", "kron_joint")],  # without eigenvalues
+    "factors_mc": [("curvlinops", "kron_mc")],
+    "factors_empirical": [("curvlinops", "kron_empirical")],
     "ekfac": [("curvlinops", "ekfac")],
     "diag": [("laplace asdl", "diag"), ("laplace backpack", "diag")],
     "last_layer": [("laplace asdl", "last_layer")],
