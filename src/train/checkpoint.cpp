@@ -1,5 +1,7 @@
 #include "train/checkpoint.h"
 
+#include <caffe2/serialize/inline_container.h>
+#include <torch/csrc/jit/serialization/import_read.h>
 #include <torch/csrc/jit/serialization/pickle.h>
 
 #include <fstream>
@@ -20,10 +22,12 @@ void save_state(const std::filesystem::path& path, const State& state) {
 State load_state(const std::filesystem::path& path) {
   std::ifstream in(path, std::ios::binary);
   if (!in) throw UsageError(fmt::format("{}: no such state", path.string()));
-  const std::vector<char> bytes((std::istreambuf_iterator<char>(in)), {});
   try {
     State state;
-    const auto value = torch::jit::pickle_load(bytes);
+    // Not pickle_load of the bytes: of a damaged file it follows offsets beyond their end.
+    caffe2::serialize::PyTorchStreamReader reader(&in);
+    const auto value = torch::jit::readArchiveAndTensors("data", "", "", c10::nullopt, c10::nullopt,
+                                                         c10::nullopt, reader);
     for (const auto& item : value.toGenericDict())
       state[item.key().toStringRef()] = item.value().toTensor();
     return state;
@@ -33,7 +37,7 @@ State load_state(const std::filesystem::path& path) {
     throw IoError(
         fmt::format("{}: the state is damaged or not one of ours ({} bytes); remove it to "
                     "start afresh",
-                    path.string(), bytes.size()));
+                    path.string(), std::filesystem::file_size(path)));
   }
 }
 

@@ -51,7 +51,8 @@ TEST_CASE("a missing state is wrong use, a damaged one an I/O error that names t
   CHECK_THROWS_AS(load_state(path), UsageError);
   save_state(path, example());
   const auto whole = bytes_of(path);
-  for (const size_t kept : {size_t{0}, size_t{1}, size_t{40}, whole.size() / 2, whole.size() - 1}) {
+  for (const size_t kept :
+       {size_t{0}, size_t{1}, size_t{40}, whole.size() / 2, whole.size() - 100, whole.size() - 1}) {
     CAPTURE(kept);
     write_text(path, whole.substr(0, kept));
     CHECK_THROWS_AS(load_state(path), IoError);
