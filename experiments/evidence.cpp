@@ -3,7 +3,7 @@
 #include <ATen/Parallel.h>
 
 #include "experiments/evidence/report.h"
-#include "experiments/evidence/save_posterior.h"
+#include "experiments/evidence/stored.h"
 
 using namespace evariste;
 
@@ -14,28 +14,50 @@ void prepare_torch(const CommandLine& line) {
   if (line.deterministic) at::globalContext().setDeterministicAlgorithms(true, false);
 }
 
+/// The files that a run leaves, looked at before it starts.
+struct Outputs {
+  std::filesystem::path save, samples, predictive;
+};
+
+Outputs outputs_of(const EvidenceRequest& request) {
+  const auto& o = request.options;
+  if (!o.save.empty()) expect_hdf5("--save");
+  const auto path = [&](std::string_view key, const std::string& file) {
+    return file.empty() ? std::filesystem::path() : output_path(request, key, file);
+  };
+  return {path("save", o.save), path("samples_out", o.samples_out),
+          path("predictive_out", o.predictive_out)};
+}
+
 int run(int argc, char** argv) {
-  const auto request = parse_evidence_request(argc, argv);
-  const auto& [line, options] = request;
+  auto request = parse_evidence_request(argc, argv);
+  const auto& [line, options, given] = request;
   prepare_torch(line);
-  const auto save = options.save.empty() ? std::filesystem::path() : posterior_path(request);
+  const auto outputs = outputs_of(request);
+  const bool loads = !options.load.empty();
+  const auto stored = loads ? read_stored(request) : StoredRun();
   const auto processes = line.dry_run ? nullptr : join_processes();
   const bool is_first = !processes || processes->rank() == 0;  // the one that speaks
   auto problem = load_problem(options);
-  if (processes) problem.train = share_of(problem.train, *processes);
-  auto plan = plan_memory(options, problem);
+  if (processes && !loads) problem.train = share_of(problem.train, *processes);
+  auto posterior = loads ? restore_stored(stored, options, problem) : Posterior();
+  auto plan = loads ? plan_loaded(options, problem, stored.posterior.curvature)
+                    : plan_memory(options, problem);
   if (line.dry_run) {
-    plan.seconds = predict_seconds(options, problem);
+    if (!loads) plan.seconds = predict_seconds(options, problem);
     fmt::print("{}\n", line.json ? plan_json(options, plan) : plan_text(options, plan));
     return 0;
   }
   Log log({.quiet = line.quiet || !is_first});
   const Stream root(static_cast<uint64_t>(line.seed.value_or(0)));
-  const auto result = measure_evidence(options, problem, root, log);
+  const auto result = loads ? measure_loaded(options, problem, std::move(posterior), stored.checks,
+                                             given.count("prior_precision") > 0, root)
+                            : measure_evidence(options, problem, root, log);
   if (!is_first) return 0;
-  if (!save.empty()) save_posterior(save, request, problem, result);
-  fmt::print("{}\n", line.json ? evidence_json(options, problem, result, plan)
-                               : evidence_table(options, problem, result, plan));
+  if (!outputs.save.empty()) save_result(outputs.save, request, problem, result);
+  write_samples(outputs.samples, outputs.predictive, request, result, root);
+  fmt::print("{}\n", line.json ? evidence_json(options, result, plan)
+                               : evidence_table(options, result, plan));
   return 0;
 }
 

@@ -134,4 +134,8 @@ class JointBlock : public Block {
   const Block& bias_block_;
 };
 
+/// Gives a block the weights [Q, O, J]; those of a joint block go to both of its parts. Without
+/// autograd.
+void set_value(const Block& block, const Tensor& matrix);
+
 }  // namespace evariste

@@ -52,6 +52,13 @@ class Curvature {
   };
   virtual Tensor output_covariance(const std::vector<Visit>& visits,
                                    const Precisions& precisions) const = 0;
+  /// How a loss that depends on V = J P^-1 J^T answers to the prior: for each block
+  /// sum_n <loss_n, dV_n/d log delta>, all its precisions growing by one factor,
+  ///   dV/d log delta_m = -J P^-1 P0_m P^-1 J^T;
+  /// loss [n, C, C] float64, the loss's derivative in V.
+  virtual std::vector<double> covariance_slopes(const std::vector<Visit>& visits,
+                                                const Precisions& precisions,
+                                                const Tensor& loss) const = 0;
   /// Throws UsageError where a prior with one precision per entry cannot be combined.
   virtual bool takes_entry_precisions() const = 0;
   virtual std::string_view structure() const = 0;

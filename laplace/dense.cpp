@@ -5,6 +5,18 @@
 #include "laplace/statistics.h"
 
 namespace evariste {
+namespace {
+
+/// [n, C, P] float64
+Tensor jacobian_of(const std::vector<Curvature::Visit>& visits) {
+  std::vector<Tensor> parts;  // [n, C, P_m]
+  for (const auto& [block, x, g] : visits)
+    parts.push_back(
+        sample_gradients(*block, x, g).to(torch::kFloat64).permute({2, 1, 0, 3, 4}).flatten(2));
+  return torch::cat(parts, 2);
+}
+
+}  // namespace
 
 DenseCurvature::DenseCurvature(std::vector<const Block*> blocks, Tensor hessian, int64_t samples,
                                std::string_view structure)
@@ -88,15 +100,29 @@ std::vector<Tensor> DenseCurvature::sample(const Precisions& precisions,
 
 Tensor DenseCurvature::output_covariance(const std::vector<Visit>& visits,
                                          const Precisions& precisions) const {
-  std::vector<Tensor> parts;  // [n, C, P_m]
-  for (const auto& [block, x, g] : visits)
-    parts.push_back(
-        sample_gradients(*block, x, g).to(torch::kFloat64).permute({2, 1, 0, 3, 4}).flatten(2));
-  const auto jacobian = torch::cat(parts, 2);
+  const auto jacobian = jacobian_of(visits);
   const auto root =
       at::linalg_solve_triangular(cholesky(precisions, 0), jacobian.flatten(0, 1).t(), false);
   const auto half = root.t().view(jacobian.sizes());
   return half.matmul(half.transpose(1, 2)).to(visits[0].g.scalar_type());
+}
+
+std::vector<double> DenseCurvature::covariance_slopes(const std::vector<Visit>& visits,
+                                                      const Precisions& precisions,
+                                                      const Tensor& loss) const {
+  const auto jacobian = jacobian_of(visits);
+  const auto solved = at::cholesky_solve(jacobian.flatten(0, 1).t(), cholesky(precisions, 0))
+                          .t()
+                          .reshape(jacobian.sizes());  // J P^-1
+  const auto half = solved * prior_diagonal(precisions).sqrt();
+  std::vector<double> out;
+  int64_t begin = 0;
+  for (const auto* block : blocks_) {
+    const auto part = half.narrow(2, begin, block->parameters());
+    out.push_back(-(loss * part.matmul(part.transpose(1, 2))).sum().item<double>());
+    begin += block->parameters();
+  }
+  return out;
 }
 
 BlockCurvature::BlockCurvature(std::vector<const Block*> blocks, std::vector<Tensor> hessians,
@@ -145,6 +171,15 @@ Tensor BlockCurvature::output_covariance(const std::vector<Visit>& visits,
     const auto part = parts_[m].output_covariance({visits[m]}, {precisions[m]});
     out = out.defined() ? out + part : part;
   }
+  return out;
+}
+
+std::vector<double> BlockCurvature::covariance_slopes(const std::vector<Visit>& visits,
+                                                      const Precisions& precisions,
+                                                      const Tensor& loss) const {
+  std::vector<double> out;
+  for (size_t m = 0; m < parts_.size(); ++m)
+    out.push_back(parts_[m].covariance_slopes({visits[m]}, {precisions[m]}, loss)[0]);
   return out;
 }
 

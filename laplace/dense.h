@@ -21,6 +21,9 @@ class DenseCurvature : public Curvature {
   std::vector<Tensor> sample(const Precisions& precisions, const Stream& stream) const override;
   Tensor output_covariance(const std::vector<Visit>& visits,
                            const Precisions& precisions) const override;
+  std::vector<double> covariance_slopes(const std::vector<Visit>& visits,
+                                        const Precisions& precisions,
+                                        const Tensor& loss) const override;
   bool takes_entry_precisions() const override { return true; }
   std::string_view structure() const override { return structure_; }
   const Tensor& hessian() const { return hessian_; }
@@ -47,6 +50,9 @@ class BlockCurvature : public Curvature {
   std::vector<Tensor> sample(const Precisions& precisions, const Stream& stream) const override;
   Tensor output_covariance(const std::vector<Visit>& visits,
                            const Precisions& precisions) const override;
+  std::vector<double> covariance_slopes(const std::vector<Visit>& visits,
+                                        const Precisions& precisions,
+                                        const Tensor& loss) const override;
   bool takes_entry_precisions() const override { return true; }
   std::string_view structure() const override { return "block"; }
   void set_scale(double scale) override;

@@ -55,4 +55,18 @@ Tensor DiagonalCurvature::output_covariance(const std::vector<Visit>& visits,
   return out;
 }
 
+std::vector<double> DiagonalCurvature::covariance_slopes(const std::vector<Visit>& visits,
+                                                         const Precisions& precisions,
+                                                         const Tensor& loss) const {
+  std::vector<double> out;
+  for (size_t m = 0; m < visits.size(); ++m) {
+    const auto& [block, x, g] = visits[m];
+    const auto slope = -precisions[m] / (scale_ * diagonals_[m] + precisions[m]).square();
+    auto part = torch::zeros({g.size(1), g.size(0), g.size(0)}, g.options());
+    add_output_covariance(*block, x, g, slope.to(g.scalar_type()), Tensor(), Tensor(), part);
+    out.push_back((loss * part).sum().item<double>());
+  }
+  return out;
+}
+
 }  // namespace evariste

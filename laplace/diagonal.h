@@ -17,6 +17,9 @@ class DiagonalCurvature : public Curvature {
   std::vector<Tensor> sample(const Precisions& precisions, const Stream& stream) const override;
   Tensor output_covariance(const std::vector<Visit>& visits,
                            const Precisions& precisions) const override;
+  std::vector<double> covariance_slopes(const std::vector<Visit>& visits,
+                                        const Precisions& precisions,
+                                        const Tensor& loss) const override;
   bool takes_entry_precisions() const override { return true; }
   std::string_view structure() const override { return "diag"; }
   const std::vector<Tensor>& diagonals() const { return diagonals_; }

@@ -310,4 +310,28 @@ Tensor KronCurvature::output_covariance(const std::vector<Visit>& visits,
   return out;
 }
 
+std::vector<double> KronCurvature::covariance_slopes(const std::vector<Visit>& visits,
+                                                     const Precisions& precisions,
+                                                     const Tensor& loss) const {
+  std::vector<double> out;
+  for (size_t m = 0; m < visits.size(); ++m) {
+    const auto& [block, x, g] = visits[m];
+    const auto& f = factors_[m];
+    const auto type = g.scalar_type();
+    const auto d = scalar_precision(precisions[m], *block);
+    const double outside = f.is_complete() ? 0.0 : -1.0 / d;
+    const auto slope = -d * (eigenvalues(m) + d).square().reciprocal() - outside;
+    auto part = torch::zeros({g.size(1), g.size(0), g.size(0)}, g.options());
+    add_output_covariance(*block, x, g, slope.to(type), f.b.basis.to(type), f.a.basis.to(type),
+                          part);
+    if (outside != 0.0)
+      add_output_covariance(
+          *block, x, g,
+          torch::full({f.a.groups(), f.b.dimension(), f.a.dimension()}, outside, g.options()),
+          Tensor(), Tensor(), part);
+    out.push_back((loss * part).sum().item<double>());
+  }
+  return out;
+}
+
 }  // namespace evariste

@@ -90,6 +90,9 @@ class KronCurvature : public Curvature {
   std::vector<Tensor> sample(const Precisions& precisions, const Stream& stream) const override;
   Tensor output_covariance(const std::vector<Visit>& visits,
                            const Precisions& precisions) const override;
+  std::vector<double> covariance_slopes(const std::vector<Visit>& visits,
+                                        const Precisions& precisions,
+                                        const Tensor& loss) const override;
   bool takes_entry_precisions() const override { return false; }
   std::string_view structure() const override;
 

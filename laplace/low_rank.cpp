@@ -165,34 +165,68 @@ std::vector<Tensor> LowRankCurvature::sample(const Precisions& precisions,
   return out;
 }
 
-Tensor LowRankCurvature::output_covariance(const std::vector<Visit>& visits,
-                                           const Precisions& precisions) const {
-  const auto prior = flat_precisions(precisions, blocks_);
-  const auto w = whitened(prior);
+// J_m B_m [n, C, k] of each block, B = P0^-1/2 W [P, k], and J P0^-1 J^T by block [n, C, C].
+struct LowRankCurvature::Outputs {
+  Tensor w, b;
+  std::vector<Tensor> inner, prior;
+};
+
+LowRankCurvature::Outputs LowRankCurvature::outputs_of(const std::vector<Visit>& visits,
+                                                       const Tensor& prior) const {
+  Outputs out;
+  out.w = whitened(prior);
+  out.b = out.w * prior.rsqrt().unsqueeze(1);
   const auto variances = split_by_block(prior.reciprocal(), blocks_);
-  const auto type = visits[0].g.scalar_type();
-  Tensor out, inner;  // J P0^-1 J^T [n, C, C]; J P0^-1/2 W [k, C, n]
   int64_t begin = 0;
   for (size_t m = 0; m < visits.size(); ++m) {
     const auto& [block, x, g] = visits[m];
-    if (!out.defined()) {
-      out = torch::zeros({g.size(1), g.size(0), g.size(0)}, g.options());
-      inner = torch::zeros({w.size(1), g.size(0), g.size(1)}, g.options());
-    }
-    add_output_covariance(*block, x, g, variances[m].to(type), Tensor(), Tensor(), out);
-    const auto count = variances[m].numel();
-    const auto columns =
-        (w.narrow(0, begin, count) * prior.narrow(0, begin, count).rsqrt().unsqueeze(1)).t();
-    for (int64_t k = 0; k < w.size(1); ++k) {
+    const auto type = g.scalar_type();
+    auto diagonal = torch::zeros({g.size(1), g.size(0), g.size(0)}, g.options());
+    add_output_covariance(*block, x, g, variances[m].to(type), Tensor(), Tensor(), diagonal);
+    out.prior.push_back(diagonal);
+    auto inner = torch::zeros({out.w.size(1), g.size(0), g.size(1)}, g.options());  // [k, C, n]
+    const auto columns = out.b.narrow(0, begin, variances[m].numel()).t();
+    for (int64_t k = 0; k < columns.size(0); ++k) {
       const auto y = block->apply(columns[k].reshape(block->value().sizes().vec()).to(type), x);
       inner[k] += (g * y.unsqueeze(0)).flatten(2).sum(2);
     }
-    begin += count;
+    out.inner.push_back(inner.permute({2, 1, 0}).to(torch::kFloat64));
+    begin += variances[m].numel();
   }
-  const auto j = inner.permute({2, 1, 0}).to(torch::kFloat64);  // [n, C, k]
-  const auto m = at::linalg_cholesky(gram_of_columns(w));
+  return out;
+}
+
+Tensor LowRankCurvature::output_covariance(const std::vector<Visit>& visits,
+                                           const Precisions& precisions) const {
+  const auto parts = outputs_of(visits, flat_precisions(precisions, blocks_));
+  auto out = parts.prior[0], j = parts.inner[0];
+  for (size_t m = 1; m < visits.size(); ++m) out = out + parts.prior[m], j = j + parts.inner[m];
+  const auto m = at::linalg_cholesky(gram_of_columns(parts.w));
   const auto half = at::linalg_solve_triangular(m, j.flatten(0, 1).t(), false).t().view(j.sizes());
-  return out - half.matmul(half.transpose(1, 2)).to(type);
+  return out - half.matmul(half.transpose(1, 2)).to(out.scalar_type());
+}
+
+// J P^-1 = J P0^-1 - K B^T with K = J B M^-1, so that block m of J P^-1 P0 P^-1 J^T is
+//   J_m P0_m^-1 J_m^T - J_m B_m K^T - K (J_m B_m)^T + K (B_m^T P0_m B_m) K^T.
+std::vector<double> LowRankCurvature::covariance_slopes(const std::vector<Visit>& visits,
+                                                        const Precisions& precisions,
+                                                        const Tensor& loss) const {
+  const auto parts = outputs_of(visits, flat_precisions(precisions, blocks_));
+  auto j = parts.inner[0];
+  for (size_t m = 1; m < visits.size(); ++m) j = j + parts.inner[m];
+  const auto inverse = at::cholesky_inverse(at::linalg_cholesky(gram_of_columns(parts.w)));
+  const auto k = j.matmul(inverse);
+  std::vector<double> out;
+  int64_t begin = 0;
+  for (size_t m = 0; m < visits.size(); ++m) {
+    const auto rows = parts.w.narrow(0, begin, blocks_[m]->parameters());  // P0^1/2 B
+    const auto cross = parts.inner[m].matmul(k.transpose(1, 2));
+    const auto part = parts.prior[m].to(torch::kFloat64) - cross - cross.transpose(1, 2) +
+                      k.matmul(rows.t().mm(rows)).matmul(k.transpose(1, 2));
+    out.push_back(-(loss * part).sum().item<double>());
+    begin += blocks_[m]->parameters();
+  }
+  return out;
 }
 
 Fit fit_low_rank(Layer& network, const Likelihood& likelihood, const Samples& data,

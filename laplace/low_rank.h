@@ -29,11 +29,16 @@ class LowRankCurvature : public Curvature {
   std::vector<Tensor> sample(const Precisions& precisions, const Stream& stream) const override;
   Tensor output_covariance(const std::vector<Visit>& visits,
                            const Precisions& precisions) const override;
+  std::vector<double> covariance_slopes(const std::vector<Visit>& visits,
+                                        const Precisions& precisions,
+                                        const Tensor& loss) const override;
   bool takes_entry_precisions() const override { return true; }
   std::string_view structure() const override { return "lowrank"; }
 
  private:
+  struct Outputs;
   Tensor whitened(const Tensor& prior) const;  // W [P, k]
+  Outputs outputs_of(const std::vector<Visit>& visits, const Tensor& prior) const;
 
   Tensor basis_, values_;
 };

@@ -7,21 +7,6 @@ namespace {
 
 constexpr int kHalvings = 30;
 
-/// The weights of a block as [Q, O, J]; a joint block's go to both of its parts.
-void set_value(const Block& block, const Tensor& matrix) {
-  const auto put = [](const Block& part, const Tensor& value) {
-    auto weight = part.weight();  // a handle: the network's own tensor
-    weight.copy_(part.from_matrix(value));
-  };
-  if (const auto* joint = dynamic_cast<const JointBlock*>(&block)) {
-    const auto inputs = matrix.size(2) - 1;
-    put(joint->weight_block(), matrix.narrow(2, 0, inputs));
-    put(joint->bias_block(), matrix.narrow(2, inputs, 1).reshape({1, -1, 1}));
-  } else {
-    put(block, matrix);
-  }
-}
-
 double prior_log_density(const Priors& priors, const std::vector<const Block*>& blocks) {
   double sum = 0;
   for (size_t m = 0; m < priors.size(); ++m)

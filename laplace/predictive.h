@@ -1,6 +1,8 @@
 // Predictions of the linearised network f + J (theta - theta*) under the Laplace posterior.
 #pragma once
 
+#include <functional>
+
 #include "laplace/evidence.h"
 
 namespace evariste {
@@ -17,6 +19,15 @@ struct OutputDistribution {
   Tensor covariance;  ///< V = J P^-1 J^T [n, C, C]
 };
 
+/// Told, chunk by chunk, of the outputs f [c, C] of samples begin, begin + 1, ..., and of the
+/// inputs and cotangents (of the canonical basis) at every block, in the order of `blocks`.
+using OnOutputs = std::function<void(int64_t begin, const Tensor& f,
+                                     const std::vector<Curvature::Visit>& visits)>;
+
+/// Forward and folded backward of x [n, ...] in chunks of `batch`, without autograd.
+void visit_outputs(Layer& network, const Tensor& x, const std::vector<const Block*>& blocks,
+                   int64_t batch, const OnOutputs& on_outputs);
+
 /// Forward, folded backward of the canonical basis, contraction in each block's eigenbasis: no
 /// Jacobian is formed where T = 1. x [n, ...], taken in chunks of `batch`.
 OutputDistribution output_distribution(Layer& network, const Tensor& x, const Curvature& curvature,
@@ -27,6 +38,21 @@ OutputDistribution output_distribution(Layer& network, const Tensor& x, const Cu
 /// serve kMc; the draws of sample `i` are those of stream.split(i).
 Tensor predict(const OutputDistribution& outputs, const Likelihood& likelihood, Link link,
                const Stream& stream = Stream(0), int64_t draws = 100);
+
+/// Throws UsageError for a link that the likelihood does not have; regression has kMap and kProbit
+/// here, the latter standing for its closed form, N(f, V + sigma^2).
+void expect_link(const Likelihood& likelihood, Link link);
+
+/// log p(y|x) under the predictive, [n] float64, nats: what `nll` below is the mean of. In log
+/// space, so that it is finite wherever mean and covariance are, and differentiable in both (kMc
+/// for fixed draws). The draws are those of samples first, first + 1, ...
+Tensor predictive_log_density(const OutputDistribution& outputs, const Likelihood& likelihood,
+                              Link link, const Tensor& y, const Stream& stream = Stream(0),
+                              int64_t draws = 100, int64_t first = 0);
+
+/// Draws [S, n, C] of N(f, V), float64; those of sample i are of stream.split(first + i).
+Tensor output_samples(const OutputDistribution& outputs, const Stream& stream, int64_t draws,
+                      int64_t first = 0);
 
 /// What programs report on a test set.
 struct Metrics {

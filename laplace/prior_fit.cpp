@@ -9,31 +9,6 @@
 namespace evariste {
 namespace {
 
-/// One hyper-parameter and the blocks whose prior has it.
-struct Leaf {
-  Tensor tensor;
-  std::vector<size_t> blocks;
-  bool alone = true;  // in the prior of each
-};
-
-std::vector<Leaf> leaves_of(const Priors& priors) {
-  std::vector<Leaf> leaves;
-  for (size_t m = 0; m < priors.size(); ++m) {
-    const auto hyperparameters = priors[m].hyperparameters();
-    for (const auto& [name, tensor] : hyperparameters) {
-      auto found = std::find_if(leaves.begin(), leaves.end(),
-                                [&, &t = tensor](const Leaf& l) { return l.tensor.is_same(t); });
-      if (found == leaves.end()) {
-        leaves.push_back({tensor, {}});
-        found = leaves.end() - 1;
-      }
-      found->blocks.push_back(m);
-      found->alone = found->alone && hyperparameters.size() == 1;
-    }
-  }
-  return leaves;
-}
-
 std::vector<Tensor> weights_of(const Curvature& curvature) {
   std::vector<Tensor> out;
   for (const auto* block : curvature.blocks())
@@ -103,7 +78,7 @@ struct Derivatives {
 };
 
 /// First and second derivative of log q in one leaf (the second along each entry).
-Derivatives derivatives(const Leaf& leaf, const Priors& priors, const Curvature& curvature,
+Derivatives derivatives(const PriorLeaf& leaf, const Priors& priors, const Curvature& curvature,
                         const std::vector<Weights>& theta, const Precisions& precisions,
                         const std::vector<LogDet>* all) {
   torch::AutoGradMode enabled(true);
@@ -224,15 +199,9 @@ int64_t fit_priors_newton(const Priors& priors, const Curvature& curvature,
 }
 
 void AdamPriorFit::step(const Priors& priors, const Curvature& curvature, int64_t steps) {
-  constexpr double kBeta1 = 0.9, kBeta2 = 0.999, kEpsilon = 1e-8;
   const auto theta = weights_of(curvature);
-  auto leaves = leaves_of(priors);
-  if (first_.empty()) {
-    for (const auto& leaf : leaves) {
-      first_.push_back(torch::zeros_like(leaf.tensor.detach()));
-      second_.push_back(torch::zeros_like(leaf.tensor.detach()));
-    }
-  }
+  std::vector<Tensor> leaves;
+  for (const auto& leaf : leaves_of(priors)) leaves.push_back(leaf.tensor);
   const auto n = static_cast<double>(curvature.samples());
   for (int64_t i = 0; i < steps; ++i) {
     const auto log_dets = curvature.log_det(precisions_of(priors, curvature));
@@ -241,34 +210,8 @@ void AdamPriorFit::step(const Priors& priors, const Curvature& curvature, int64_
       total = total + objective(priors[m], theta[m], log_dets[m]);
       if (is_first_use(priors, m)) total = total + priors[m].log_hyper_density();
     }
-    std::vector<Tensor> inputs;
-    for (const auto& leaf : leaves) inputs.push_back(leaf.tensor);
-    const auto gradients = torch::autograd::grad({-total / n}, inputs);
-    torch::NoGradGuard no_grad;
-    ++count_;
-    for (size_t l = 0; l < leaves.size(); ++l) {
-      first_[l] = kBeta1 * first_[l] + (1 - kBeta1) * gradients[l];
-      second_[l] = kBeta2 * second_[l] + (1 - kBeta2) * gradients[l].square();
-      const auto m = first_[l] / (1 - std::pow(kBeta1, count_));
-      const auto v = second_[l] / (1 - std::pow(kBeta2, count_));
-      leaves[l].tensor.copy_((leaves[l].tensor - learning_rate_ * m / (v.sqrt() + kEpsilon))
-                                 .clamp(kLowestLogPrecision, kHighestLogPrecision));
-    }
+    adam_.step(leaves, torch::autograd::grad({-total / n}, leaves));
   }
-}
-
-std::vector<Tensor> AdamPriorFit::state() const {
-  std::vector<Tensor> state = {torch::tensor(count_)};
-  state.insert(state.end(), first_.begin(), first_.end());
-  state.insert(state.end(), second_.begin(), second_.end());
-  return state;
-}
-
-void AdamPriorFit::set_state(const std::vector<Tensor>& state) {
-  count_ = state.at(0).item<int64_t>();
-  const auto half = static_cast<int64_t>(state.size() - 1) / 2;
-  first_.assign(state.begin() + 1, state.begin() + 1 + half);
-  second_.assign(state.begin() + 1 + half, state.end());
 }
 
 double noise_gradient(double residual_squares, int64_t samples, int64_t outputs, double noise,
@@ -277,13 +220,25 @@ double noise_gradient(double residual_squares, int64_t samples, int64_t outputs,
          effective_dimension;
 }
 
-double fit_noise(Gaussian& likelihood, const Priors& priors, const Fit& fit, int64_t outputs,
+double residual_squares(const Gaussian& likelihood, const Fit& fit) {
+  // log-likelihood = -S/(2 sigma^2) + normaliser
+  const double noise = likelihood.noise();
+  return -2 * noise * noise * (fit.log_likelihood - fit.normaliser);
+}
+
+void set_noise(Gaussian& likelihood, Fit& fit, int64_t outputs, double noise) {
+  const double squares = residual_squares(likelihood, fit);
+  likelihood.set_noise(noise);
+  const auto one = likelihood.normaliser(torch::zeros({1, outputs}, torch::kFloat64));
+  fit.normaliser = static_cast<double>(fit.curvature->samples()) * one.item<double>();
+  fit.log_likelihood = fit.normaliser - squares / (2 * noise * noise);
+}
+
+double fit_noise(Gaussian& likelihood, const Priors& priors, Fit& fit, int64_t outputs,
                  double temperature, bool fit_priors) {
   auto& curvature = *fit.curvature;
   const auto count = static_cast<double>(curvature.samples() * outputs);
-  const double start = likelihood.noise();
-  // log-likelihood = -S/(2 sigma^2) + normaliser at the noise of the fit
-  const double squares = -2 * start * start * (fit.log_likelihood - fit.normaliser);
+  const double squares = residual_squares(likelihood, fit);
   for (int i = 0; i < 200; ++i) {
     curvature.set_scale(likelihood.curvature_scale() / temperature);
     if (fit_priors) fit_priors_newton(priors, curvature);
@@ -297,7 +252,7 @@ double fit_noise(Gaussian& likelihood, const Priors& priors, const Fit& fit, int
           count));
     const double next = std::sqrt(squares / (temperature * free));
     const bool still = std::abs(std::log(next / likelihood.noise())) < 1e-12;
-    likelihood.set_noise(next);
+    set_noise(likelihood, fit, outputs, next);
     if (still) break;
   }
   curvature.set_scale(likelihood.curvature_scale() / temperature);

@@ -14,11 +14,9 @@
 // of log|P| on the precision is closed form, so no spectrum is differentiated.
 #pragma once
 
-#include "laplace/evidence.h"
+#include "laplace/prior_leaves.h"
 
 namespace evariste {
-
-constexpr double kLowestLogPrecision = -10, kHighestLogPrecision = 20;
 
 struct NewtonOptions {
   /// Largest change of a hyper-parameter in one call; infinite runs to the fixed point. A bound
@@ -46,18 +44,23 @@ int64_t fit_priors_newton(const Priors& priors, const Curvature& curvature,
 /// 2021). The reference's way, for parity.
 class AdamPriorFit {
  public:
-  explicit AdamPriorFit(double learning_rate = 0.1) : learning_rate_(learning_rate) {}
+  explicit AdamPriorFit(double learning_rate = 0.1) : adam_(learning_rate) {}
   void step(const Priors& priors, const Curvature& curvature, int64_t steps = 20);
 
   /// First and second moments per hyper-parameter and the step count, to resume from.
-  std::vector<Tensor> state() const;
-  void set_state(const std::vector<Tensor>& state);
+  std::vector<Tensor> state() const { return adam_.state(); }
+  void set_state(const std::vector<Tensor>& state) { adam_.set_state(state); }
 
  private:
-  double learning_rate_;
-  int64_t count_ = 0;
-  std::vector<Tensor> first_, second_;
+  Adam adam_;
 };
+
+/// S = sum |y - f|^2, from the log-likelihood of a fit and the noise that it was made with.
+double residual_squares(const Gaussian& likelihood, const Fit& fit);
+
+/// Another noise without another pass: the likelihood's, and the log-likelihood of the fit at it.
+/// (The curvature does not know the noise, but for that of an empirical Fisher, whose columns do.)
+void set_noise(Gaussian& likelihood, Fit& fit, int64_t outputs, double noise);
 
 /// d(-log q)/d(log sigma) = N C - S/(sigma^2 tau) - gamma, for Gaussian noise; residual_squares
 /// S = sum |y - f|^2.
@@ -65,9 +68,9 @@ double noise_gradient(double residual_squares, int64_t samples, int64_t outputs,
                       double effective_dimension, double temperature = 1.0);
 
 /// Fixed point of noise and priors together: sigma^2 <- S/(N C - gamma), priors by Newton, until
-/// both stand still. Returns sigma; the likelihood keeps it. To be called online: a noise fitted
+/// both stand still. Returns sigma; likelihood and fit keep it. To be called online: a noise fitted
 /// after the weights is far too large.
-double fit_noise(Gaussian& likelihood, const Priors& priors, const Fit& fit, int64_t outputs,
+double fit_noise(Gaussian& likelihood, const Priors& priors, Fit& fit, int64_t outputs,
                  double temperature, bool fit_priors);
 
 }  // namespace evariste

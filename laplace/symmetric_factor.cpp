@@ -57,10 +57,15 @@ Eigenpairs positive_eigenpairs(const Tensor& matrix, bool vectors, torch::Scalar
 
 Tensor SymmetricFactor::traces() const {
   if (matrix.defined()) return matrix.diagonal(0, 1, 2).sum(1);
-  return rows.square().sum({1, 2});
+  return rows.defined() ? rows.square().sum({1, 2}) : values.sum(1);
 }
 
-Tensor SymmetricFactor::dense() const { return matrix.defined() ? matrix : gram(rows); }
+Tensor SymmetricFactor::dense() const {
+  if (matrix.defined()) return matrix;
+  if (rows.defined()) return gram(rows);
+  const auto columns = basis.to(torch::kFloat64);
+  return (columns * values.unsqueeze(1)).matmul(columns.transpose(1, 2));
+}
 
 void SymmetricFactor::decompose(bool vectors, torch::ScalarType arithmetic, std::string_view what) {
   if (values.defined() && (!vectors || basis.defined())) return;

@@ -16,7 +16,7 @@ struct SymmetricFactor {
   Tensor basis;   ///< eigenvectors in columns [Q, D, k]; undefined unless asked for
 
   int64_t groups() const { return values.defined() ? values.size(0) : dense_or_rows().size(0); }
-  /// D; what is known of it may be the basis alone (a resumed run).
+  /// D; what is known of it may be the basis alone (a resumed run, a loaded posterior).
   int64_t dimension() const { return basis.defined() ? basis.size(1) : dense_or_rows().size(2); }
   /// True where the basis spans the whole space.
   bool is_complete() const { return basis.size(2) == basis.size(1); }

@@ -3,7 +3,7 @@
 
 #include "experiments/evidence/plan.h"
 #include "io/log.h"
-#include "laplace/evidence.h"
+#include "laplace/tuning.h"
 
 namespace evariste {
 
@@ -14,19 +14,25 @@ struct EvidenceSeconds {
 };
 
 struct EvidenceResult {
-  Fit fit;
-  Priors priors;  ///< after --fit
+  Posterior posterior;  ///< after --fit
   Evidence evidence;
   std::optional<Checks> checks;
+  std::optional<Tuning> tuning;  ///< of --fit grid and --fit-on validation
   std::optional<Metrics> test;
-  Tensor test_function_variance;  ///< [N_test, C], diagonal of V; undefined without a test set
+  OutputDistribution outputs;  ///< of the test set; undefined without one
   EvidenceSeconds seconds;
 };
 
 /// K-FAC steps first where --polish asks for them (the weights move), then every repeat afresh from
-/// --prior-precision; the last repeat is what is returned. The noise of a Gaussian moves with
-/// --fit-noise on.
+/// --prior-precision; the last repeat is what is returned. Noise and temperature move with
+/// --fit-noise and --fit-temperature.
 EvidenceResult measure_evidence(const EvidenceOptions& options, EvidenceProblem& problem,
                                 const Stream& root, Log& log);
+
+/// The same without data: from a posterior that is there, with --prior-precision where it is
+/// `given`. `checks` are those of the run that made it.
+EvidenceResult measure_loaded(const EvidenceOptions& options, EvidenceProblem& problem,
+                              Posterior posterior, const std::optional<Checks>& checks, bool given,
+                              const Stream& root);
 
 }  // namespace evariste

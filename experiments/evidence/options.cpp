@@ -10,15 +10,17 @@
 #include "core/nearest.h"
 #include "laplace/low_rank.h"
 #include "laplace/priors/builtin.h"
+#include "laplace/tuning.h"
 
 namespace evariste {
-namespace {
 
 std::string flag_name(std::string_view key) {
   std::string name = "--" + std::string(key);
   std::replace(name.begin(), name.end(), '_', '-');
   return name;
 }
+
+namespace {
 
 /// CLI11 would take 99999999999999999999 for the largest int64.
 std::string check_int64(const std::string& text) {
@@ -29,10 +31,10 @@ std::string check_int64(const std::string& text) {
   return fmt::format("found \"{}\", expected an integer", text);
 }
 
-/// Adds a flag for each field.
+/// Adds a flag for each field; `given` learns of those that are used.
 class Flags {
  public:
-  explicit Flags(CLI::App& app) : app_(app) {}
+  Flags(CLI::App& app, std::set<std::string>& given) : app_(app), given_(given) {}
 
   template <class Value>
   void operator()(std::string_view key, Value& value, std::string_view help,
@@ -43,6 +45,8 @@ class Flags {
     if constexpr (std::is_same_v<Value, int64_t>) option->check(check_int64);
     if constexpr (!std::is_same_v<Value, std::vector<double>>)
       option->multi_option_policy(CLI::MultiOptionPolicy::TakeLast);
+    option->each(
+        [&given = given_, key = std::string(key)](const std::string&) { given.insert(key); });
     if (known.empty()) return;
     option->type_name(fmt::format("{}", fmt::join(known, "|")));
     option->check([known, key = std::string(key)](const std::string& text) {
@@ -53,14 +57,16 @@ class Flags {
 
  private:
   CLI::App& app_;
+  std::set<std::string>& given_;
 };
 
 void expect_values(const EvidenceOptions& o) {
+  const bool loads = !o.load.empty();
   for (const auto& [key, value] : {std::pair("network", o.network), std::pair("weights", o.weights),
-                                   std::pair("data", o.data)})
+                                   std::pair("data", loads ? o.load : o.data)})
     if (value.empty())
-      throw UsageError(
-          fmt::format("--{} FILE is missing; --network, --weights and --data are needed", key));
+      throw UsageError(fmt::format(
+          "--{} FILE is missing; --network, --weights and --data (or --load) are needed", key));
   expect_positive(flag_name("temperature"), o.temperature);
   expect_positive(flag_name("noise"), o.noise);
   for (const auto precision : o.prior_precision)
@@ -76,12 +82,113 @@ void expect_values(const EvidenceOptions& o) {
   expect_at_least(flag_name("batch"), o.batch, 1);
   expect_at_least(flag_name("repeat"), o.repeat, 1);
   expect_at_least(flag_name("polish"), o.polish, 0);
+  expect_at_least(flag_name("grid_points"), o.grid_points, 2);
+  expect_at_least(flag_name("samples"), o.samples, 0);
+  expect_positive(flag_name("grid_low"), o.grid_low);
+  expect_positive(flag_name("grid_high"), o.grid_high);
   if (!(o.budget >= 0) || !std::isfinite(o.budget))
     throw UsageError(
         fmt::format("{}: expected GB, at least 0, found {}", flag_name("budget"), o.budget));
 }
 
-void expect_combination(const EvidenceOptions& o, const CommandLine& line) {
+[[noreturn]] void without(std::string_view flag, std::string_view needs) {
+  throw UsageError(fmt::format("{} has no meaning without {}", flag, needs));
+}
+
+/// Options that only speak to others.
+void expect_meaning(const EvidenceRequest& request) {
+  const auto& [line, o, given] = request;
+  const EvidenceOptions defaults;
+  if (o.mc_samples != defaults.mc_samples && o.fisher != "mc")
+    without("--mc-samples", "--fisher mc");
+  if (o.rank_tolerance > 0 && o.fisher != "exact") without("--rank-tolerance", "--fisher exact");
+  if (o.noise != defaults.noise && o.likelihood != "regression")
+    without("--noise", "--likelihood regression");
+  if (o.prior_steps != defaults.prior_steps && o.fit != "adam")
+    without("--prior-steps", "--fit adam");
+  if (o.fit != "grid")
+    for (const auto& [key, is_default] :
+         {std::pair("grid_low", o.grid_low == defaults.grid_low),
+          std::pair("grid_high", o.grid_high == defaults.grid_high),
+          std::pair("grid_points", o.grid_points == defaults.grid_points)})
+      if (!is_default) without(flag_name(key), "--fit grid");
+  if (o.draws != defaults.draws && o.predictive != "mc") without("--draws", "--predictive mc");
+  const bool writes = !o.save.empty() || !o.samples_out.empty() || !o.predictive_out.empty();
+  if (!line.out.empty() && !writes) without("--out", "--save, --samples-out or --predictive-out");
+  if (o.samples > 0 && o.samples_out.empty() && o.predictive_out.empty())
+    without("--samples", "--samples-out or --predictive-out");
+  if (o.samples == 0 && !o.samples_out.empty()) without("--samples-out", "--samples");
+  if (o.samples == 0 && !o.predictive_out.empty()) without("--predictive-out", "--samples");
+  if (!o.predictive_out.empty() && o.test.empty()) without("--predictive-out", "--test");
+}
+
+/// --fit and what it looks at.
+void expect_tuning(const EvidenceOptions& o) {
+  const bool is_regression = o.likelihood == "regression", on_data = o.fit_on == "validation";
+  if (o.fit_noise == "on" && !is_regression)
+    throw UsageError(
+        fmt::format("--fit-noise on needs --likelihood regression, found {}", o.likelihood));
+  if (!on_data) {
+    if (!o.validation.empty()) without("--validation", "--fit-on validation");
+    if (o.fit_temperature == "on")
+      throw UsageError(
+          "--fit-temperature on needs --fit-on validation: the evidence is no function of it");
+    if (o.fit_noise == "on" && o.fit == "adam")
+      throw UsageError(
+          "--fit-noise on goes with --fit newton, grid or none, found adam; with --fit-on "
+          "validation adam moves the noise too");
+  } else {
+    if (o.fit != "adam" && o.fit != "grid")
+      throw UsageError(
+          fmt::format("--fit-on validation goes with --fit adam or grid, found {}{}", o.fit,
+                      o.fit == "newton" ? ", whose fixed point is that of the evidence" : ""));
+    if (o.validation.empty())
+      throw UsageError("--fit-on validation needs --validation FILE, data held out of --data");
+    if (o.predictive == "map")
+      throw UsageError(fmt::format(
+          "--fit-on validation with --predictive map: the plug-in prediction does not depend on "
+          "the prior precision, use {}",
+          is_regression                      ? "probit"
+          : o.likelihood == "classification" ? "probit, mc or bridge"
+                                             : "probit or mc"));
+    if (o.prior == "diagonal" && o.fit == "adam")
+      throw UsageError(
+          "--prior diagonal has as many precisions as there are weights, too many for "
+          "--fit-on validation: use --prior layerwise");
+    for (const auto& [key, value] :
+         {std::pair("fit_noise", o.fit_noise), std::pair("fit_temperature", o.fit_temperature)})
+      if (value == "on" && o.fit == "grid")
+        throw UsageError(
+            fmt::format("{} on with --fit-on validation: a grid has one dimension, use --fit adam",
+                        flag_name(key)));
+  }
+  if (o.fit != "grid") return;
+  if (o.prior_precision != EvidenceOptions().prior_precision)
+    throw UsageError("--prior-precision: --fit grid has --grid-low and --grid-high in its place");
+  log_grid(o.grid_low, o.grid_high, o.grid_points);
+}
+
+/// What a posterior that is there already leaves no room for.
+void expect_loadable(const EvidenceRequest& request) {
+  const auto& [line, o, given] = request;
+  if (!o.data.empty())
+    throw UsageError("--data: --load has its fit already, leave one of the two out");
+  for (const auto& [key, is_given] :
+       {std::pair("polish", o.polish != 0), std::pair("repeat", o.repeat != 1),
+        std::pair("budget", o.budget != 0),
+        std::pair("checks", given.count("checks") > 0 && o.checks == "on")})
+    if (is_given)
+      throw UsageError(fmt::format("{}: --load has no data to do it with, fit with --data instead",
+                                   flag_name(key)));
+  if (o.fisher == "empirical" && o.fit_noise == "on")
+    throw UsageError(
+        "--fit-noise on: an empirical Fisher depends on the noise, fit with --data instead");
+}
+
+}  // namespace
+
+void expect_combination(const EvidenceRequest& request) {
+  const auto& [line, o, given] = request;
   const bool is_regression = o.likelihood == "regression";
   if (o.structure == "lowrank") {
     if (o.fisher != "exact")
@@ -132,52 +239,56 @@ void expect_combination(const EvidenceOptions& o, const CommandLine& line) {
   if (o.likelihood == "bernoulli" && o.predictive == "bridge")
     throw UsageError(
         "--predictive bridge is defined for --likelihood classification only: use probit");
-  const EvidenceOptions defaults;
-  const auto without = [](std::string_view flag, std::string_view needs) {
-    throw UsageError(fmt::format("{} has no meaning without {}", flag, needs));
-  };
-  if (o.mc_samples != defaults.mc_samples && o.fisher != "mc")
-    without("--mc-samples", "--fisher mc");
-  if (o.rank_tolerance > 0 && o.fisher != "exact") without("--rank-tolerance", "--fisher exact");
-  if (o.noise != defaults.noise && !is_regression) without("--noise", "--likelihood regression");
-  if (o.prior_steps != defaults.prior_steps && o.fit != "adam")
-    without("--prior-steps", "--fit adam");
-  if (o.draws != defaults.draws && o.predictive != "mc") without("--draws", "--predictive mc");
-  if (!line.out.empty() && o.save.empty()) without("--out", "--save");
+  expect_meaning(request);
+  expect_tuning(o);
+  if (!o.load.empty()) expect_loadable(request);
   if (line.resume)
     throw UsageError("--resume: evidence has nothing to go on with; --repeat measures again");
-  if (o.fit_noise == "on" && !is_regression)
-    throw UsageError(
-        fmt::format("--fit-noise on needs --likelihood regression, found {}", o.likelihood));
-  if (o.fit_noise == "on" && o.fit == "adam")
-    throw UsageError("--fit-noise on goes with --fit newton or none, found adam");
   if (line.device != "cpu")
     throw UsageError(
         fmt::format("--device {}: evidence computes on the CPU in this version, use --device cpu",
                     line.device));
 }
 
-}  // namespace
-
 EvidenceRequest parse_evidence_request(int argc, char** argv) {
   EvidenceRequest request;
   const auto parse = [&](EvidenceOptions& options) {
     return parse_command_line(argc, argv, "evidence",
                               "Laplace evidence, prior fit and predictive of a saved network",
-                              [&](CLI::App& app) { options.visit(Flags(app)); });
+                              [&](CLI::App& app) { options.visit(Flags(app, request.given)); });
   };
   auto& line = request.command_line = parse(request.options);
   if (!line.config.empty()) {
     request.options =
         from_toml<EvidenceOptions>(resolve_config(line.config, line.preset, line.set));
+    const auto chosen = to_toml(request.options), defaults = to_toml(EvidenceOptions());
+    for (const auto& [key, value] : chosen) {
+      const auto* usual = defaults.get(key.str());
+      if (toml::table{{"x", value}} != toml::table{{"x", *usual}}) request.given.emplace(key.str());
+    }
     line = parse(request.options);  // again, so that flags win over the file
   } else if (!line.set.empty()) {
     throw UsageError(
         fmt::format("--set {}: there is no --config to change; use flags", line.set.front()));
   }
   expect_values(request.options);
-  expect_combination(request.options, line);
+  if (request.options.load.empty()) expect_combination(request);
   return request;
+}
+
+std::filesystem::path output_path(const EvidenceRequest& request, std::string_view key,
+                                  const std::string& file) {
+  const auto path = request.command_line.out / file;
+  const auto fail = [&](const std::string& what) {
+    throw UsageError(fmt::format("{} {}: {}", flag_name(key), path.string(), what));
+  };
+  if (std::filesystem::is_directory(path)) fail("is a folder, expected a file");
+  const auto folder = path.has_parent_path() ? path.parent_path() : ".";
+  if (!std::filesystem::is_directory(folder))
+    fail(fmt::format("there is no folder {}", folder.string()));
+  if (std::filesystem::exists(path) && !request.command_line.force)
+    fail("the file is there already, --force replaces it");
+  return path;
 }
 
 CurvatureOptions curvature_options(const EvidenceOptions& o, const Stream& root, bool bases) {
@@ -218,6 +329,11 @@ Fit fit_problem(const EvidenceOptions& options, Layer& network, const Likelihood
   low.only = options.only;
   low.stream = root.split("subspace");
   return fit_low_rank(network, likelihood, data, low);
+}
+
+bool needs_bases(const EvidenceOptions& o) {
+  return o.checks == "on" || o.fit_on == "validation" || o.samples > 0 || !o.test.empty() ||
+         !o.save.empty();
 }
 
 torch::ScalarType scalar_type(const EvidenceOptions& options) {

@@ -2,6 +2,8 @@
 // help and what --dry-run prints.
 #pragma once
 
+#include <set>
+
 #include "io/command_line.h"
 #include "io/config.h"
 #include "laplace/fit.h"
@@ -11,7 +13,7 @@
 namespace evariste {
 
 struct EvidenceOptions {
-  std::string network, weights, data, test;
+  std::string network, weights, data, test, load;
   std::string likelihood = "classification";
   std::string structure = "kron";
   std::vector<std::string> only;
@@ -26,10 +28,14 @@ struct EvidenceOptions {
   std::string prior = "layerwise";
   std::vector<double> prior_precision = {1.0};
   std::string fit = "none";
+  std::string fit_on = "evidence";
+  std::string validation;
   int64_t prior_steps = 100;
+  double grid_low = 1e-4, grid_high = 1e4;
+  int64_t grid_points = 21;
   double temperature = 1.0;
   double noise = 1.0;
-  std::string fit_noise = "off";
+  std::string fit_noise = "off", fit_temperature = "off";
   std::string predictive = "map";
   int64_t draws = 100;
   std::string dtype = "float32";
@@ -39,6 +45,8 @@ struct EvidenceOptions {
   std::string checks = "on";
   int64_t polish = 0;
   std::string save;
+  int64_t samples = 0;
+  std::string samples_out, predictive_out;
 
   template <class Visitor>
   void visit(Visitor&& field) {
@@ -46,6 +54,9 @@ struct EvidenceOptions {
     field("weights", weights, "its weights, safetensors");
     field("data", data, "safetensors with x [N, ...] and y, int64 [N] or float [N, C]");
     field("test", test, "the same for a test set");
+    field(
+        "load", load,
+        "posterior that --save wrote, in place of --data and a fit; options that made it are its");
     field("likelihood", likelihood, "what the outputs mean",
           {"classification", "regression", "bernoulli"});
     field("structure", structure, "of the curvature; lastlayer: dense over the last linear layer",
@@ -67,12 +78,21 @@ struct EvidenceOptions {
     field("prior", prior, "one precision per block, one for all, or one per entry",
           {"layerwise", "scalar", "diagonal"});
     field("prior_precision", prior_precision, "one value, or one per block in order");
-    field("fit", fit, "of the prior precisions: newton runs to the fixed point",
-          {"none", "newton", "adam"});
+    field("fit", fit,
+          "of the prior precisions: newton runs to the fixed point; grid: one precision for all",
+          {"none", "newton", "adam", "grid"});
+    field("fit_on", fit_on, "what --fit adam and grid look at; validation: NLL of --predictive",
+          {"evidence", "validation"});
+    field("validation", validation, "data of --fit-on validation, as --test");
     field("prior_steps", prior_steps, "steps of --fit adam");
+    field("grid_low", grid_low, "smallest precision of --fit grid");
+    field("grid_high", grid_high, "largest precision of --fit grid");
+    field("grid_points", grid_points, "of --fit grid, equidistant in log");
     field("temperature", temperature, "divides the log-likelihood");
     field("noise", noise, "regression: standard deviation of the noise");
-    field("fit_noise", fit_noise, "regression: noise at the maximum of the evidence",
+    field("fit_noise", fit_noise, "regression: the noise as well, on what --fit-on says",
+          {"off", "on"});
+    field("fit_temperature", fit_temperature, "the temperature as well: --fit-on validation",
           {"off", "on"});
     field("predictive", predictive,
           "map: plug-in; probit: closed form (regression: variance V + noise^2); mc; bridge",
@@ -86,6 +106,10 @@ struct EvidenceOptions {
     field("checks", checks, "whether to believe the evidence", {"on", "off"});
     field("polish", polish, "K-FAC steps towards the mode before everything else");
     field("save", save, "HDF5 file for the posterior; needs --force where there is one");
+    field("samples", samples, "draws of the posterior for --samples-out and --predictive-out");
+    field("samples_out", samples_out, "safetensors of weights, [samples, ...] by parameter");
+    field("predictive_out", predictive_out,
+          "safetensors of the test set's outputs [samples, N, C], and their probabilities");
   }
 };
 
@@ -94,8 +118,20 @@ struct EvidenceOptions {
 struct EvidenceRequest {
   CommandLine command_line;
   EvidenceOptions options;
+  std::set<std::string> given;  ///< keys of options on the command line or not at their default
 };
 EvidenceRequest parse_evidence_request(int argc, char** argv);
+
+/// The combinations; with --load to be called once the options are those of the posterior.
+void expect_combination(const EvidenceRequest& request);
+
+/// "--prior-steps" of "prior_steps".
+std::string flag_name(std::string_view key);
+
+/// A file to be written, under --out if that is given. Throws UsageError for a folder, for a file
+/// in no folder, and for one that is there unless --force is given.
+std::filesystem::path output_path(const EvidenceRequest& request, std::string_view key,
+                                  const std::string& file);
 
 /// The curvature that the options ask for. `bases`: more than the evidence is wanted of it.
 Fit fit_problem(const EvidenceOptions& options, Layer& network, const Likelihood& likelihood,
@@ -103,6 +139,8 @@ Fit fit_problem(const EvidenceOptions& options, Layer& network, const Likelihood
 
 /// What the options mean to the engine.
 CurvatureOptions curvature_options(const EvidenceOptions& options, const Stream& root, bool bases);
+/// Eigenvectors cost five times the eigenvalues, and the evidence alone does without.
+bool needs_bases(const EvidenceOptions& options);
 torch::ScalarType scalar_type(const EvidenceOptions& options);
 Link predictive_link(const EvidenceOptions& options);
 

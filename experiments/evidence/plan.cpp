@@ -37,6 +37,32 @@ std::vector<Shape> block_shapes(const EvidenceOptions& options, Network& network
   return shapes;
 }
 
+/// What comes after the fit, while the curvature stays: predictions of test and validation data.
+double predictive_bytes(const EvidenceOptions& options, EvidenceProblem& problem) {
+  auto& network = *problem.network;
+  const auto c = static_cast<double>(network.outputs());
+  const auto bytes_of = [&](const Samples& data, int64_t at_once) {
+    const auto count = static_cast<double>(at_once);
+    const auto chunk = std::min(options.batch, data.count());
+    double draws = options.predictive == "mc" ? static_cast<double>(options.draws) : 0.0;
+    draws = std::max(draws, static_cast<double>(options.samples));
+    return pass_bytes(network, data, chunk, network.outputs()) + 16 * count * c * c +
+           24 * draws * count * c;
+  };
+  double bytes = 0;
+  if (problem.test) bytes = bytes_of(*problem.test, problem.test->count());
+  if (problem.validation)
+    bytes = std::max(
+        bytes, bytes_of(*problem.validation, std::min(options.batch, problem.validation->count())));
+  return bytes;
+}
+
+EvidencePlan with_peak(EvidencePlan plan, int64_t base, double other) {
+  plan.peak_bytes =
+      std::max(peak_resident_bytes(), base + static_cast<int64_t>(plan.curvature.bytes(other)));
+  return plan;
+}
+
 }  // namespace
 
 int64_t peak_resident_bytes() {
@@ -48,10 +74,9 @@ int64_t peak_resident_bytes() {
 EvidencePlan plan_memory(const EvidenceOptions& options, EvidenceProblem& problem) {
   torch::NoGradGuard no_grad;
   auto& network = *problem.network;
-  const int64_t outputs = network.outputs();
   const auto batch = std::min(options.batch, problem.train.count());
-  const bool bases =
-      options.checks == "on" || problem.test || options.polish > 0 || !options.save.empty();
+  const bool bases = needs_bases(options) || options.polish > 0;
+  const auto likelihood = make_likelihood(options.likelihood, options.noise);
   EvidencePlan plan;
   const auto budget = options.budget > 0 ? 1e9 * options.budget : default_budget_bytes();
   if (options.structure == "lowrank") {  // a subspace, its image and their decomposition
@@ -65,24 +90,27 @@ EvidencePlan plan_memory(const EvidenceOptions& options, EvidenceProblem& proble
       throw BudgetExceeded(plan.curvature, budget, "lowrank", "use a smaller rank or batch");
   } else {
     const auto curvature = curvature_options(options, Stream(0), bases);
-    plan.curvature = plan_curvature(network, *problem.likelihood, problem.train, curvature);
-    expect_within(plan.curvature, budget, network, *problem.likelihood, problem.train, curvature,
+    plan.curvature = plan_curvature(network, *likelihood, problem.train, curvature);
+    expect_within(plan.curvature, budget, network, *likelihood, problem.train, curvature,
                   options.prior == "diagonal");
   }
   const auto base = resident_bytes();
-  double other = 0;  // of what comes after the fit, while the curvature stays
-  if (options.checks == "on") other = pass_bytes(network, problem.train, batch, 2);
-  if (problem.test) {
-    const auto count = static_cast<double>(problem.test->count());
-    const auto c = static_cast<double>(outputs);
-    double predictive = pass_bytes(network, *problem.test, batch, outputs) + 16 * count * c * c;
-    if (options.predictive == "mc")
-      predictive += 24 * static_cast<double>(options.draws) * count * c;
-    other = std::max(other, predictive);
-  }
-  plan.peak_bytes =
-      std::max(peak_resident_bytes(), base + static_cast<int64_t>(plan.curvature.bytes(other)));
-  return plan;
+  double other = predictive_bytes(options, problem);
+  if (options.checks == "on") other = std::max(other, pass_bytes(network, problem.train, batch, 2));
+  return with_peak(plan, base, other);
+}
+
+EvidencePlan plan_loaded(const EvidenceOptions& options, EvidenceProblem& problem,
+                         const StoredCurvature& stored) {
+  torch::NoGradGuard no_grad;
+  EvidencePlan plan;
+  int64_t bytes = 0;
+  for (const auto& array : stored.whole) bytes += array.values.nbytes();
+  for (const auto& block : stored.blocks)
+    for (const auto& array : block) bytes += array.values.nbytes();
+  plan.curvature.stages = {{"curvature", static_cast<double>(bytes), 0}};
+  const auto base = resident_bytes() - bytes;  // it is there already
+  return with_peak(plan, base, predictive_bytes(options, problem));
 }
 
 double predict_seconds(const EvidenceOptions& options, EvidenceProblem& problem) {
@@ -90,11 +118,11 @@ double predict_seconds(const EvidenceOptions& options, EvidenceProblem& problem)
   const auto count = std::min(kProbeSamples, train.count());
   const Samples few{train.x.narrow(0, 0, count), train.y.narrow(0, 0, count), 0};
   const auto probe = curvature_options(options, Stream(0), false);
-  fit_curvature(*problem.network, *problem.likelihood, few, probe);  // warm
-  const auto fit = fit_curvature(*problem.network, *problem.likelihood, few, probe);
+  const auto likelihood = make_likelihood(options.likelihood, options.noise);
+  fit_curvature(*problem.network, *likelihood, few, probe);  // warm
+  const auto fit = fit_curvature(*problem.network, *likelihood, few, probe);
   if (options.structure == "lowrank") {
-    const auto low =
-        fit_problem(options, *problem.network, *problem.likelihood, few, Stream(0), true);
+    const auto low = fit_problem(options, *problem.network, *likelihood, few, Stream(0), true);
     return low.seconds_pass * static_cast<double>(train.count()) / static_cast<double>(count);
   }
   double seconds =

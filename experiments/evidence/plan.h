@@ -3,13 +3,15 @@
 
 #include "experiments/evidence/problem.h"
 #include "laplace/plan.h"
+#include "laplace/stored_curvature.h"
 
 namespace evariste {
 
 /// peak = base + curvature + the larger of the fit's stages and of what follows it: the checks'
-/// forward derivatives, or the predictive's cotangents and two [N_test, C, C], for mc also
-/// [draws, N_test, C]. base: resident after a pass of one sample, with program, libraries, network
-/// and data.
+/// forward derivatives, the predictive's cotangents and two [N_test, C, C], for mc also
+/// [draws, N_test, C], or the same of a chunk of the validation data. A posterior that is loaded
+/// has no fit: its arrays are all there is of it. base: resident after a pass of one sample, with
+/// program, libraries, network and data.
 struct EvidencePlan {
   CurvaturePlan curvature;
   int64_t peak_bytes = 0;  ///< of the process
@@ -19,6 +21,9 @@ struct EvidencePlan {
 /// One sample goes through the network. Throws BudgetExceeded where the fit needs more memory than
 /// --budget allows.
 EvidencePlan plan_memory(const EvidenceOptions& options, EvidenceProblem& problem);
+/// The same for a posterior that was loaded.
+EvidencePlan plan_loaded(const EvidenceOptions& options, EvidenceProblem& problem,
+                         const StoredCurvature& stored);
 
 /// Fits the first samples and scales the time up; eigendecompositions from one of 256 x 256.
 double predict_seconds(const EvidenceOptions& options, EvidenceProblem& problem);

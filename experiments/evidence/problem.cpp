@@ -75,10 +75,14 @@ EvidenceProblem load_problem(const EvidenceOptions& options) {
   if (named_blocks(*problem.network).empty())
     throw UsageError(fmt::format("{}: the network has no parameters", options.network));
   load_weights(*problem.network, options.weights);
-  problem.likelihood = make_likelihood(options.likelihood, options.noise);
-  problem.train = load_samples(options.data, *problem.network, *problem.likelihood, type);
-  if (!options.test.empty())
-    problem.test = load_samples(options.test, *problem.network, *problem.likelihood, type);
+  problem.weights_digest = weights_digest(*problem.network);
+  const auto likelihood = make_likelihood(options.likelihood, options.noise);
+  const auto load = [&](const std::string& file) {
+    return load_samples(file, *problem.network, *likelihood, type);
+  };
+  if (!options.data.empty()) problem.train = load(options.data);
+  if (!options.test.empty()) problem.test = load(options.test);
+  if (!options.validation.empty()) problem.validation = load(options.validation);
   return problem;
 }
 

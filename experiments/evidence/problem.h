@@ -10,9 +10,9 @@ namespace evariste {
 
 struct EvidenceProblem {
   std::shared_ptr<Network> network;  ///< in evaluation mode, of --dtype
-  std::unique_ptr<Likelihood> likelihood;
-  Samples train;
-  std::optional<Samples> test;
+  std::string weights_digest;        ///< of what --weights holds, before --polish
+  Samples train;                     ///< without samples where a posterior is loaded
+  std::optional<Samples> test, validation;
 };
 
 /// Throws UsageError (missing file, unknown key, wrong shape, NaN in weights or inputs, labels that

@@ -33,6 +33,38 @@ Json rows_json(const Tensor& matrix) {
   return rows;
 }
 
+/// What --fit looked at: "evidence" (nats) or "validation" (mean NLL).
+Json tuning_json(const EvidenceOptions& options, const EvidenceResult& result) {
+  Json json = {{"fit", options.fit}, {"objective", options.fit_on}, {"value", nullptr}};
+  if (!result.tuning) {
+    json["value"] = result.evidence.log_evidence;
+    return json;
+  }
+  const auto& tuning = *result.tuning;
+  json["value"] = tuning.path[tuning.best].value;
+  json["best"] = tuning.best;
+  if (options.fit == "grid") json["at_edge"] = tuning.at_edge();
+  json["path"] = Json::array();
+  for (const auto& point : tuning.path) {
+    Json entry = {{"prior_precision", point.precisions}, {"value", point.value}};
+    if (options.fit == "grid") entry["prior_precision"] = point.precisions.front();
+    if (options.fit_noise == "on") entry["noise"] = point.noise;
+    if (options.fit_temperature == "on") entry["temperature"] = point.temperature;
+    json["path"].push_back(std::move(entry));
+  }
+  return json;
+}
+
+std::string tuning_text(const EvidenceOptions& options, const Tuning& tuning) {
+  const auto& best = tuning.path[tuning.best];
+  return fmt::format("{} {:.8g}, the best of {}{}\n",
+                     options.fit_on == "validation" ? "validation nll" : "log evidence", best.value,
+                     tuning.path.size(),
+                     options.fit == "grid" && tuning.at_edge()
+                         ? " at the edge of the grid: widen --grid-low or --grid-high"
+                         : "");
+}
+
 /// Collects the options as JSON under the names of their flags' keys.
 struct ToJson {
   Json& json;
@@ -51,9 +83,10 @@ std::string seconds_text(std::string_view name, const std::vector<double>& secon
 
 }  // namespace
 
-std::string evidence_json(const EvidenceOptions& options, const EvidenceProblem& problem,
-                          const EvidenceResult& result, const EvidencePlan& plan) {
+std::string evidence_json(const EvidenceOptions& options, const EvidenceResult& result,
+                          const EvidencePlan& plan) {
   const auto& e = result.evidence;
+  const auto& likelihood = *result.posterior.likelihood;
   Json json = {{"n", e.n},
                {"log_likelihood", e.log_likelihood},
                {"log_det_ratio", e.log_det_ratio},
@@ -69,13 +102,15 @@ std::string evidence_json(const EvidenceOptions& options, const EvidenceProblem&
                       {"linearised_gap", result.checks->linearised_gap},
                       {"believable", result.checks->believable}};
   if (result.test) {
-    json["test"] = test_json(*result.test, problem.likelihood->is_regression());
-    json["test_function_variance"] = rows_json(result.test_function_variance);
+    json["test"] = test_json(*result.test, likelihood.is_regression());
+    json["test_function_variance"] = rows_json(result.outputs.covariance.diagonal(0, 1, 2));
   }
   if (options.rank_tolerance > 0)
-    json["rank"] = {{"columns", result.fit.columns}, {"dropped", result.fit.dropped}};
-  if (options.fit_noise == "on")
-    json["noise"] = std::sqrt(1 / problem.likelihood->curvature_scale());
+    json["rank"] = {{"columns", result.posterior.fit.columns},
+                    {"dropped", result.posterior.fit.dropped}};
+  if (options.fit_noise == "on") json["noise"] = std::sqrt(1 / likelihood.curvature_scale());
+  if (options.fit_temperature == "on") json["temperature"] = result.posterior.temperature;
+  if (options.fit != "none") json["tuning"] = tuning_json(options, result);
   json["seconds"] = {{"fit", result.seconds.fit},
                      {"eigen", result.seconds.eigen},
                      {"prior", result.seconds.prior},
@@ -85,9 +120,10 @@ std::string evidence_json(const EvidenceOptions& options, const EvidenceProblem&
   return json.dump();
 }
 
-std::string evidence_table(const EvidenceOptions& options, const EvidenceProblem& problem,
-                           const EvidenceResult& result, const EvidencePlan& plan) {
+std::string evidence_table(const EvidenceOptions& options, const EvidenceResult& result,
+                           const EvidencePlan& plan) {
   const auto& e = result.evidence;
+  const auto& likelihood = *result.posterior.likelihood;
   size_t width = 5;
   for (const auto& block : e.blocks) width = std::max(width, block.name.size());
   std::string text = fmt::format("{:{}} {:>10} {:>11} {:>11} {:>11} {:>11} {:>11} {:>8}\n", "block",
@@ -100,22 +136,25 @@ std::string evidence_table(const EvidenceOptions& options, const EvidenceProblem
   const auto n = static_cast<double>(e.n);
   text += fmt::format("\nlog evidence {:.8g} nats of {} samples ({:.4g} each) = ", e.log_evidence,
                       e.n, e.log_evidence / n);
-  text += fmt::format("log-likelihood {:.6g}{} - 1/2 (log det {:.6g} + scatter {:.6g})\n",
-                      e.log_likelihood,
-                      options.temperature == 1 ? "" : fmt::format("/{}", options.temperature),
-                      e.log_det_ratio, e.scatter);
+  text += fmt::format(
+      "log-likelihood {:.6g}{} - 1/2 (log det {:.6g} + scatter {:.6g})\n", e.log_likelihood,
+      result.posterior.temperature == 1 ? "" : fmt::format("/{}", result.posterior.temperature),
+      e.log_det_ratio, e.scatter);
   text += fmt::format("effective dimension {:.4g}\n", e.effective_dimension());
   if (options.rank_tolerance > 0)
     text += fmt::format("columns per sample {:.3g}, dropped {:.2g} of the output curvature\n",
-                        result.fit.columns, result.fit.dropped);
+                        result.posterior.fit.columns, result.posterior.fit.dropped);
   if (options.fit_noise == "on")
-    text += fmt::format("noise {:.6g}\n", std::sqrt(1 / problem.likelihood->curvature_scale()));
+    text += fmt::format("noise {:.6g}\n", std::sqrt(1 / likelihood.curvature_scale()));
+  if (options.fit_temperature == "on")
+    text += fmt::format("temperature {:.6g}\n", result.posterior.temperature);
+  if (result.tuning) text += tuning_text(options, *result.tuning);
   if (result.checks)
     text +=
         fmt::format("believable: {} (Newton decrement {:.3g}, linearised gap {:.3g} per sample)\n",
                     result.checks->believable ? "yes" : "no", result.checks->newton_decrement,
                     result.checks->linearised_gap);
-  if (result.test && problem.likelihood->is_regression())
+  if (result.test && likelihood.is_regression())
     text += fmt::format("test: nll {:.6g}, rmse {:.6g}\n", result.test->nll, result.test->rmse);
   else if (result.test)
     text += fmt::format("test: accuracy {:.4f}, nll {:.6g}, ece {:.4g}\n", result.test->accuracy,

@@ -6,11 +6,11 @@
 namespace evariste {
 
 /// One line. Numbers that were not asked for, do not exist or are not finite are null.
-std::string evidence_json(const EvidenceOptions& options, const EvidenceProblem& problem,
-                          const EvidenceResult& result, const EvidencePlan& plan);
+std::string evidence_json(const EvidenceOptions& options, const EvidenceResult& result,
+                          const EvidencePlan& plan);
 
-std::string evidence_table(const EvidenceOptions& options, const EvidenceProblem& problem,
-                           const EvidenceResult& result, const EvidencePlan& plan);
+std::string evidence_table(const EvidenceOptions& options, const EvidenceResult& result,
+                           const EvidencePlan& plan);
 
 /// Of --dry-run: every option with its value, the plan.
 std::string plan_json(EvidenceOptions options, const EvidencePlan& plan);

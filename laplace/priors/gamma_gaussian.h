@@ -29,6 +29,7 @@ class GammaGaussian {
   }
 
   NamedTensors hyperparameters() const { return gaussian_.hyperparameters(); }
+  std::map<std::string, double> constants() const { return {{"shape", shape_}, {"rate", rate_}}; }
 
  private:
   IsotropicGaussian gaussian_;

@@ -11,6 +11,7 @@
 #pragma once
 
 #include <concepts>
+#include <map>
 #include <memory>
 #include <string>
 #include <string_view>
@@ -36,7 +37,9 @@ concept LayerPrior = requires(const P& prior, const Tensor& theta) {
 };
 
 /// A prior may also have `Tensor log_hyper_density() const`: [], log density of the
-/// hyper-parameters themselves, counted once however many blocks share the prior.
+/// hyper-parameters themselves, counted once however many blocks share the prior; and
+/// `std::map<std::string, double> constants() const`: the keys of its TOML table, from which a
+/// saved posterior makes it again.
 
 /// Any LayerPrior. A handle: copies share hyper-parameters, so one Prior given to several blocks is
 /// one prior for all of them.
@@ -50,6 +53,7 @@ class Prior {
   Tensor precision(const Tensor& theta) const { return self_->precision(theta); }
   NamedTensors hyperparameters() const { return self_->hyperparameters(); }
   Tensor log_hyper_density() const { return self_->log_hyper_density(); }
+  std::map<std::string, double> constants() const { return self_->constants(); }
   /// Handles of the same prior share its hyper-parameters.
   bool is_same(const Prior& other) const { return self_ == other.self_; }
 
@@ -61,6 +65,7 @@ class Prior {
     virtual Tensor precision(const Tensor& theta) const = 0;
     virtual NamedTensors hyperparameters() const = 0;
     virtual Tensor log_hyper_density() const = 0;
+    virtual std::map<std::string, double> constants() const = 0;
   };
   template <class P>
   struct Model final : Interface {
@@ -72,6 +77,10 @@ class Prior {
     Tensor log_hyper_density() const override {
       if constexpr (requires { prior.log_hyper_density(); }) return prior.log_hyper_density();
       return torch::zeros({}, torch::kFloat64);
+    }
+    std::map<std::string, double> constants() const override {
+      if constexpr (requires { prior.constants(); }) return prior.constants();
+      return {};
     }
     P prior;
   };

@@ -14,8 +14,8 @@ constexpr size_t kGrowthBytes = 1 << 16;
 
 class Reader {
  public:
-  Reader(const std::filesystem::path& path, std::string& image)
-      : checks_(path.string() + ": damaged or no run file"), file_(open(image)) {}
+  Reader(const std::filesystem::path& path, std::string& image, std::string_view kind)
+      : checks_(fmt::format("{}: damaged or no {}", path.string(), kind)), file_(open(image)) {}
 
   RunRecord read() {
     read_attributes();
@@ -208,10 +208,10 @@ class Reader {
 
 }  // namespace
 
-RunRecord read_run(const std::filesystem::path& path) {
+RunRecord read_run(const std::filesystem::path& path, std::string_view kind) {
   const Hdf5Silence silence;
   auto image = read_file(path);
-  return Reader(path, image).read();
+  return Reader(path, image, kind).read();
 }
 
 }  // namespace evariste

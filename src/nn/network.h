@@ -64,5 +64,7 @@ SafeTensor to_safe_tensor(const std::string& name, const Tensor& tensor);
 /// are UsageErrors; NaN is one too.
 void load_weights(Network& network, const std::filesystem::path& file);
 void save_weights(const Network& network, const std::filesystem::path& file);
+/// SHA-256 of all parameters and buffers with their names, in the network's own type.
+std::string weights_digest(const Network& network);
 
 }  // namespace evariste

@@ -3,6 +3,7 @@
 
 #include "core/error.h"
 #include "core/nearest.h"
+#include "core/sha256.h"
 #include "io/safetensors.h"
 #include "nn/affine.h"
 #include "nn/network.h"
@@ -160,6 +161,17 @@ void load_weights(Network& network, const std::filesystem::path& file) {
     if (!seen.count(name) && name.find("num_batches_tracked") == std::string::npos)
       throw UsageError(fmt::format("{}: tensor \"{}\" {} is missing", file.string(), name,
                                    shape_text(expected[name].sizes())));
+}
+
+std::string weights_digest(const Network& network) {
+  Sha256 sha;
+  for (const auto& [name, tensor] : state(network)) {
+    const auto data = tensor.detach().cpu().contiguous();
+    sha.update(name.data(), name.size() + 1);
+    sha.update(data.sizes().data(), data.sizes().size() * sizeof(int64_t));
+    sha.update(data.data_ptr(), data.nbytes());
+  }
+  return sha.hex();
 }
 
 void save_weights(const Network& network, const std::filesystem::path& file) {

@@ -4,106 +4,27 @@ JSON, independence of chunks and threads, polishing, the saved posterior, the pl
     python tests/programs/evidence_behaviour.py --evidence build/bin/evidence
 """
 
-import argparse
 import json
 import math
-import subprocess
-import sys
-import tempfile
-import unittest
-from pathlib import Path
 
 import h5py
 import numpy as np
 import xarray
-from safetensors.numpy import save_file
 
-EVIDENCE = "evidence"
-SANITIZED = False
-CONVOLUTIONAL = """input = [1, 6, 6]
-layer = [
-  { type = "conv", out = 3, kernel = 3 },
-  { type = "tanh" },
-  { type = "flatten" },
-  { type = "linear", out = 3 },
-]
-"""
-LINEAR = 'input = [4]\nlayer = [ { type = "linear", out = 1 } ]\n'
-MLP = """input = [4]
-layer = [ { type = "linear", out = 6 }, { type = "tanh" }, { type = "linear", out = 2 } ]
-"""
+import evidence_case
+from evidence_case import LINEAR, MLP, EvidenceCase
 
 
-class Evidence(unittest.TestCase):
-    def setUp(self):
-        scratch = tempfile.TemporaryDirectory()
-        self.addCleanup(scratch.cleanup)
-        self.folder = Path(scratch.name)
-        self.draw = np.random.default_rng(3)
-
-    def write(self, network, weights, train, test=None):
-        (self.folder / "net.toml").write_text(network, encoding="utf-8")
-        save_file({k: np.ascontiguousarray(v) for k, v in weights.items()},
-                  str(self.folder / "w.safetensors"))
-        for name, (x, y) in (("train", train), ("test", test or train)):
-            save_file({"x": x, "y": y}, str(self.folder / f"{name}.safetensors"))
-
-    def convolutional(self, n=20):
-        normal = self.draw.normal
-        x = normal(size=(n, 1, 6, 6))
-        self.write(CONVOLUTIONAL,
-                   {"0.weight": 0.4 * normal(size=(3, 1, 3, 3)), "0.bias": 0.1 * normal(size=3),
-                    "3.weight": 0.2 * normal(size=(3, 48)), "3.bias": 0.1 * normal(size=3)},
-                   (x, self.draw.integers(0, 3, n)), (x[:7] + 1, self.draw.integers(0, 3, 7)))
-
-    def regression(self, network, shapes, n=30):
-        x = self.draw.normal(size=(n, 4))
-        y = np.sin(x @ self.draw.normal(size=(4, shapes[-1][1][0])))
-        weights = {name: 0.5 * self.draw.normal(size=shape) for name, shape in shapes}
-        self.write(network, weights, (x, y))
-        return x, y
-
-    def start(self, *flags, test=False, json_out=True):
-        command = [EVIDENCE, "--network", "net.toml", "--weights", "w.safetensors", "--data",
-                   "train.safetensors", "--quiet"] + (["--json"] if json_out else [])
-        if "--dtype" not in flags:
-            command += ["--dtype", "float64"]
-        if test:
-            command += ["--test", "test.safetensors"]
-        return subprocess.run(command + [str(f) for f in flags], capture_output=True, text=True,
-                              cwd=self.folder, check=False, timeout=120)
-
-    def evidence(self, *flags, test=False):
-        done = self.start(*flags, test=test)
-        self.assertEqual(done.returncode, 0, done.stderr)
-        self.assertEqual(len(done.stdout.splitlines()), 1)
-        return json.loads(done.stdout)
-
-    def near(self, a, b, tolerance):
-        self.assertLessEqual(abs(a - b), tolerance * max(1.0, abs(a), abs(b)))
-
-    def numbers(self, report):
-        """What must not depend on how the work is cut up."""
-        kept = {k: v for k, v in report.items() if k not in ("seconds", "peak_rss_bytes", "plan")}
-        return np.array(list(self.flatten(kept)))
-
-    def flatten(self, value):
-        if isinstance(value, dict):
-            value = value.values()
-        elif not isinstance(value, list):
-            if isinstance(value, (int, float)):
-                yield float(value)
-            return
-        for item in value:
-            yield from self.flatten(item)
-
+class Evidence(EvidenceCase):
     def test_json_has_the_keys_of_the_contract(self):
         self.convolutional()
         report = self.evidence("--repeat", 3, "--fit", "newton", test=True)
         self.assertEqual(list(report), ["n", "log_likelihood", "log_det_ratio", "scatter",
                                         "log_evidence", "blocks", "checks", "test",
-                                        "test_function_variance", "seconds", "peak_rss_bytes",
-                                        "plan"])
+                                        "test_function_variance", "tuning", "seconds",
+                                        "peak_rss_bytes", "plan"])
+        self.assertEqual(report["tuning"], {"fit": "newton", "objective": "evidence",
+                                            "value": report["log_evidence"]})
         self.assertEqual([b["name"] for b in report["blocks"]],
                          ["0.weight", "0.bias", "3.weight", "3.bias"])
         self.assertEqual(list(report["blocks"][0]),
@@ -212,7 +133,7 @@ class Evidence(unittest.TestCase):
                                    "--temperature", 0.7, "--save", "p.h5", "--force")
             with h5py.File(self.folder / "p.h5") as file:
                 self.assertEqual(file.attrs["format"], "evariste-posterior")
-                self.assertEqual(file.attrs["version"], 1)
+                self.assertEqual(file.attrs["version"], 2)
                 self.near(self.log_det_ratio(file, structure), report["log_det_ratio"], 1e-9)
                 for name in ("0.weight", "3.bias"):
                     self.assertEqual(file[f"weights/{name}/mean"].ndim, 3)
@@ -300,7 +221,7 @@ class Evidence(unittest.TestCase):
         self.assertRegex(done.stderr, "structure [a-z]+ fits")
 
     def test_the_plan_foresees_the_memory(self):
-        if SANITIZED:
+        if evidence_case.SANITIZED:
             self.skipTest("sanitizers take memory of their own")
         self.convolutional(n=3000)
         for structure in ("kron", "ekfac", "diag", "block", "full"):
@@ -318,9 +239,4 @@ class Evidence(unittest.TestCase):
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--evidence", required=True, type=Path, help="build/bin/evidence")
-    parser.add_argument("--sanitized", action="store_true", help="a build of asan or tsan")
-    args, rest = parser.parse_known_args()
-    EVIDENCE, SANITIZED = str(args.evidence.resolve()), args.sanitized
-    unittest.main(argv=[sys.argv[0], *rest])
+    evidence_case.main(__doc__.split("\n")[0])
