@@ -6,6 +6,7 @@
 #include <cstring>
 
 #include "core/widest.h"
+#include "laplace/cuda/bind.h"
 
 namespace evariste {
 
@@ -123,8 +124,10 @@ Tensor gram(const Tensor& rows) {
 }
 
 void GramSum::add(const Tensor& rows) {
-  if (!is_worth_tiles(rows)) {
-    const auto product = rows.transpose(1, 2).matmul(rows).to(torch::kFloat64);
+  const bool on_gpu = cuda::takes(rows);  // its kernel makes lower tiles and float64 sums itself
+  if (on_gpu || !is_worth_tiles(rows)) {
+    const auto product = on_gpu ? cuda::gram(rows)
+                                : rows.transpose(1, 2).matmul(rows).to(torch::kFloat64);
     sum_ = sum_.defined() ? sum_.add_(product) : product;
     return;
   }

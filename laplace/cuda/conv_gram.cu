@@ -1,16 +1,16 @@
 // K1: the input factor of a convolution by autocorrelation. See kernels.h for the idea and
 // product.cuh for the tile.
 //
-// Along each axis: kernel entry k sees the padded pixels k dilation + stride t, t < output size. Its
-// phase is k dilation modulo the stride, and pixels of a phase are counted in steps of the stride.
-// A cell is an interval of such pixels that the windows of all entries either hold or miss; a key is
-// a phase and the distance in pixels between two entries, the first of that phase.
+// Along each axis: kernel entry k sees the padded pixels k dilation + stride t, t < output size.
+// Its phase is k dilation modulo the stride, and pixels of a phase are counted in steps of the
+// stride. A cell is an interval of such pixels that the windows of all entries either hold or miss;
+// a key is a phase and the distance in pixels between two entries, the first of that phase.
 //
 //   E[slot][c, (key, c')] = sum over the slot's pixels of x[pixel, c] x[pixel + key, c']
 //
-// A slot is a part of a product of cells (the large ones are split); the tile's rows are its pixels,
-// of all samples, and its columns run over all keys of the phase, so that few channels still fill a
-// tile. The last kernel adds up the slots of each window.
+// A slot is a part of a product of cells (the large ones are split); the tile's rows are its
+// pixels, of all samples, and its columns run over all keys of the phase, so that few channels
+// still fill a tile. The last kernel adds up the slots of each window.
 #include "laplace/cuda/product.cuh"
 
 namespace evariste::EVARISTE_CUDA_NAMESPACE {
@@ -26,14 +26,14 @@ constexpr int kTileN = 128, kTileN64 = 64;  // float64
 
 struct Axis {
   int kernel, stride, padding, dilation, input, output;
-  int phases;                          // that kernel entries have
-  int phase[kMostKernel];              // 0 ... stride - 1
-  int cells_of[kMostKernel + 1];       // cells of phase p: [cells_of[p], cells_of[p + 1])
+  int phases;                     // that kernel entries have
+  int phase[kMostKernel];         // 0 ... stride - 1
+  int cells_of[kMostKernel + 1];  // cells of phase p: [cells_of[p], cells_of[p + 1])
   int cell_first[kMostCells], cell_count[kMostCells];
-  int keys_of[kMostKernel + 1];        // keys of phase p, as above
-  int forward[kMostKernel];            // how many of them have distance >= 0; these come first
-  int distance[kMostKeys];             // rising among those >= 0 and among those < 0
-  uint32_t needed[kMostKeys];          // bit i: cell i lies in a window of the key
+  int keys_of[kMostKernel + 1];  // keys of phase p, as above
+  int forward[kMostKernel];      // how many of them have distance >= 0; these come first
+  int distance[kMostKeys];       // rising among those >= 0 and among those < 0
+  uint32_t needed[kMostKeys];    // bit i: cell i lies in a window of the key
 
   __host__ __device__ int first_of(int k) const { return k * dilation / stride; }
   __host__ __device__ int phase_of(int k) const {
@@ -257,24 +257,23 @@ __global__ void __launch_bounds__(Layout<T, kPrecision, kM, kN>::kThreads)
 
   const int down = plan.y.cell_count[cell_y], across = plan.x.cell_count[cell_x];
   const int64_t all_channels = static_cast<int64_t>(gridDim.z) * plan.channels;
-  const Pixels<T> source{image + static_cast<int64_t>(blockIdx.z) * plan.channels,
-                         plan.y.input,
-                         plan.x.input,
-                         plan.y.stride,
-                         plan.x.stride,
-                         plan.y.cell_first[cell_y] * plan.y.stride + plan.y.phase[phase_y] -
-                             plan.y.padding,
-                         plan.x.cell_first[cell_x] * plan.x.stride + plan.x.phase[phase_x] -
-                             plan.x.padding,
-                         plan.channels,
-                         m0,
-                         all_channels,
-                         Divisor(across),
-                         Divisor(down),
-                         plan,
-                         phase_y,
-                         phase_x,
-                         n0};
+  const Pixels<T> source{
+      image + static_cast<int64_t>(blockIdx.z) * plan.channels,
+      plan.y.input,
+      plan.x.input,
+      plan.y.stride,
+      plan.x.stride,
+      plan.y.cell_first[cell_y] * plan.y.stride + plan.y.phase[phase_y] - plan.y.padding,
+      plan.x.cell_first[cell_x] * plan.x.stride + plan.x.phase[phase_x] - plan.x.padding,
+      plan.channels,
+      m0,
+      all_channels,
+      Divisor(across),
+      Divisor(down),
+      plan,
+      phase_y,
+      phase_x,
+      n0};
   const int pixels = plan.samples * down * across, begin = slot * plan.rows;
   Sums<T, kPrecision, kM, kN> sums;
   add_product<kPrecision, kM, kN, kVector>(
@@ -316,8 +315,8 @@ __global__ void __launch_bounds__(256)
   double sums[kSquare / 8] = {};
   if (column < plan.channels) {
     plan.for_each_cell([&](int py, int px, int cy, int cx, int splits) {
-      const bool counts = py == phase_y && px == phase_x && plan.y.holds(ky, cy) &&
-                          plan.x.holds(kx, cx);
+      const bool counts =
+          py == phase_y && px == phase_x && plan.y.holds(ky, cy) && plan.x.holds(kx, cx);
       for (int s = 0; s < splits; ++s, from += slot_size)
         for (int i = 0; counts && i < kSquare / 8; ++i) {
           const int c = c0 + y + 8 * i;
@@ -344,8 +343,7 @@ __global__ void __launch_bounds__(256)
 template <class T, Precision kPrecision, int kM, int kN>
 int launch_tiles(const T* x, const Work& work, T* partial, cudaStream_t stream) {
   constexpr int kWide = 16 / sizeof(T);
-  const bool is_wide =
-      work.plan.channels % kWide == 0 && reinterpret_cast<uintptr_t>(x) % 16 == 0;
+  const bool is_wide = work.plan.channels % kWide == 0 && reinterpret_cast<uintptr_t>(x) % 16 == 0;
   const dim3 grid(static_cast<unsigned>(work.slots),
                   static_cast<unsigned>(work.tiles_m * work.tiles_n),
                   static_cast<unsigned>(work.groups));
@@ -360,15 +358,16 @@ int launch_tiles(const T* x, const Work& work, T* partial, cudaStream_t stream) 
 
 template <Precision kPrecision>
 int choose_tile(const float* x, const Work& work, float* partial, cudaStream_t stream) {
-  if (work.tile_m == 16) return launch_tiles<float, kPrecision, 16, kTileN>(x, work, partial, stream);
-  if (work.tile_m == 64) return launch_tiles<float, kPrecision, 64, kTileN>(x, work, partial, stream);
+  if (work.tile_m == 16)
+    return launch_tiles<float, kPrecision, 16, kTileN>(x, work, partial, stream);
+  if (work.tile_m == 64)
+    return launch_tiles<float, kPrecision, 64, kTileN>(x, work, partial, stream);
   return launch_tiles<float, kPrecision, 128, kTileN>(x, work, partial, stream);
 }
 
 int choose_precision(Precision precision, const float* x, const Work& work, float* partial,
                      cudaStream_t stream) {
-  if (precision == Precision::kTf32)
-    return choose_tile<Precision::kTf32>(x, work, partial, stream);
+  if (precision == Precision::kTf32) return choose_tile<Precision::kTf32>(x, work, partial, stream);
   if (precision == Precision::kBf16x3)
     return choose_tile<Precision::kBf16x3>(x, work, partial, stream);
   return choose_tile<Precision::kStrict>(x, work, partial, stream);
@@ -380,8 +379,8 @@ int choose_precision(Precision, const double* x, const Work& work, double* parti
 
 template <class T>
 int run_conv_gram(const T* x, int64_t samples, int64_t height, int64_t width, int64_t channels,
-                  const Convolution& convolution, double* out, bool accumulate,
-                  Precision precision, void* workspace, size_t bytes, cudaStream_t stream) {
+                  const Convolution& convolution, double* out, bool accumulate, Precision precision,
+                  void* workspace, size_t bytes, cudaStream_t stream) {
   const Work work(samples, height, width, channels, convolution, sizeof(T));
   const auto squares = ceil_div(work.plan.channels, kSquare);
   if (!work.valid || work.tiles_m * work.tiles_n > 65535 || squares * squares > 65535 ||
@@ -408,14 +407,14 @@ size_t conv_gram_workspace_bytes(int64_t samples, int64_t height, int64_t width,
 int conv_gram(const float* x, int64_t samples, int64_t height, int64_t width, int64_t channels,
               const Convolution& convolution, double* out, bool accumulate, Precision precision,
               void* workspace, size_t workspace_bytes, cudaStream_t stream) {
-  return run_conv_gram(x, samples, height, width, channels, convolution, out, accumulate,
-                       precision, workspace, workspace_bytes, stream);
+  return run_conv_gram(x, samples, height, width, channels, convolution, out, accumulate, precision,
+                       workspace, workspace_bytes, stream);
 }
 int conv_gram(const double* x, int64_t samples, int64_t height, int64_t width, int64_t channels,
               const Convolution& convolution, double* out, bool accumulate, Precision precision,
               void* workspace, size_t workspace_bytes, cudaStream_t stream) {
-  return run_conv_gram(x, samples, height, width, channels, convolution, out, accumulate,
-                       precision, workspace, workspace_bytes, stream);
+  return run_conv_gram(x, samples, height, width, channels, convolution, out, accumulate, precision,
+                       workspace, workspace_bytes, stream);
 }
 
 }  // namespace evariste::EVARISTE_CUDA_NAMESPACE

@@ -18,7 +18,7 @@
 namespace evariste::cuda {
 
 /// The block's dynamic shared memory, 16-byte aligned.
-#define EVARISTE_SHARED(T, name)                                     \
+#define EVARISTE_SHARED(T, name)                                         \
   extern __shared__ __align__(16) unsigned char dynamic_shared_memory[]; \
   T* name = reinterpret_cast<T*>(dynamic_shared_memory)
 
@@ -31,7 +31,7 @@ int launch(void (*kernel)(Parameters...), dim3 grid, unsigned threads, size_t sh
                                             static_cast<int>(shared));
     if (error != cudaSuccess) return error;
   }
-  kernel<<<grid, threads, shared, stream>>>(arguments...);
+  kernel<<<grid, threads, shared, stream> > >(arguments...);
   return cudaGetLastError();
 }
 

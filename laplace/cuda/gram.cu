@@ -17,7 +17,7 @@ struct Plan {
     tiles = side * (side + 1) / 2;
     const auto filling = std::min(ceil_div(kBlocks, tiles * groups), ceil_div(count, kLeastRows));
     splits = std::max<int64_t>({1, filling, ceil_div(count, kMostRows)});
-    rows = ceil_div(ceil_div(count, splits), kDepth) * kDepth;
+    rows = std::max<int64_t>(1, ceil_div(ceil_div(count, splits), kDepth)) * kDepth;
     splits = std::max<int64_t>(1, ceil_div(count, rows));
   }
   int64_t entries(int64_t groups) const { return groups * tiles * splits * tile * tile; }
@@ -55,8 +55,8 @@ __global__ void __launch_bounds__(Layout<T, kPrecision, kTile, kTile>::kThreads)
                int rows_each, T* partial) {
   int i, j;
   triangle_place(static_cast<int>(blockIdx.x), i, j);
-  const Rows<T> source{rows + blockIdx.z * group_stride, row_stride, dimension, i * kTile,
-                       j * kTile, i == j};
+  const Rows<T> source{
+      rows + blockIdx.z * group_stride, row_stride, dimension, i * kTile, j * kTile, i == j};
   Sums<T, kPrecision, kTile, kTile> sums;
   const int begin = static_cast<int>(blockIdx.y) * rows_each;
   add_product<kPrecision, kTile, kTile, kVector>(
@@ -164,8 +164,7 @@ int run_gram(const T* rows, int64_t groups, int64_t count, int64_t dimension, in
 
 }  // namespace
 
-size_t gram_workspace_bytes(int64_t groups, int64_t count, int64_t dimension,
-                            size_t element_size) {
+size_t gram_workspace_bytes(int64_t groups, int64_t count, int64_t dimension, size_t element_size) {
   return static_cast<size_t>(Plan(groups, count, dimension, element_size).entries(groups)) *
          element_size;
 }

@@ -102,8 +102,7 @@ __global__ void sampled_scores_kernel(const T* f, int samples, int classes, int 
   __syncwarp();
   const T scale = sqrt(static_cast<T>(draws));
   for (int s = 0; s < draws; ++s) {
-    const double u =
-        uniform(key, static_cast<uint64_t>(first + n), static_cast<uint64_t>(s));
+    const double u = uniform(key, static_cast<uint64_t>(first + n), static_cast<uint64_t>(s));
     int below = 0;
     for (int c = lane; c < classes; c += kWarp) below += u > cumulative[c] ? 1 : 0;
     below = warp_sum(below);
@@ -174,8 +173,8 @@ int run_sampled(const T* f, int64_t samples, int64_t classes, int64_t draws, uin
   if (draws < 1 || draws > INT32_MAX) return kInvalidValue;
   return launch_warps(sampled_scores_kernel<T>, samples, classes,
                       2 * sizeof(double) * static_cast<size_t>(classes), stream, f,
-                      static_cast<int>(samples), static_cast<int>(classes),
-                      static_cast<int>(draws), key, first, out);
+                      static_cast<int>(samples), static_cast<int>(classes), static_cast<int>(draws),
+                      key, first, out);
 }
 
 template <class T>

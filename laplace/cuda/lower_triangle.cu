@@ -19,8 +19,7 @@ __global__ void __launch_bounds__(kThreads) pack_kernel(const T* matrices, int64
 /// Block (square on or below the diagonal, group), 32 x 8 threads. The mirror image goes through
 /// shared memory, so that both halves are written along their rows.
 template <class T>
-__global__ void __launch_bounds__(kThreads)
-    unpack_kernel(const T* packed, int64_t d, T* matrices) {
+__global__ void __launch_bounds__(kThreads) unpack_kernel(const T* packed, int64_t d, T* matrices) {
   EVARISTE_SHARED(T, square);  // [32][33]
   int block_i = 0, block_j = static_cast<int>(blockIdx.x);
   while (block_j > block_i) block_j -= ++block_i;

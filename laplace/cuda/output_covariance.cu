@@ -5,8 +5,8 @@ namespace evariste::EVARISTE_CUDA_NAMESPACE {
 namespace {
 
 constexpr int kThreads = 256;
-constexpr int kSide = 16;                   // outputs of a block, squared
-constexpr int kParts = 4;                   // of the sum, each by 64 threads with 2 x 2 entries
+constexpr int kSide = 16;                      // outputs of a block, squared
+constexpr int kParts = 4;                      // of the sum, each by 64 threads with 2 x 2 entries
 constexpr int kDepth = 64, kPad = kDepth + 1;  // terms in shared memory; odd rows, other banks
 
 /// Block (sample, square (c, d) on or below the diagonal).
@@ -49,8 +49,7 @@ __global__ void __launch_bounds__(kThreads)
   }
   __syncthreads();
   for (int a = 0; a < 2; ++a)
-    for (int b = 0; b < 2; ++b)
-      shared[(part * kSide + y + a) * kSide + x + b] = sums[a][b];
+    for (int b = 0; b < 2; ++b) shared[(part * kSide + y + a) * kSide + x + b] = sums[a][b];
   __syncthreads();
   const int c = c0 + static_cast<int>(threadIdx.x) / kSide, d = d0 + threadIdx.x % kSide;
   if (c >= columns || d > c) return;

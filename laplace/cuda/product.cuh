@@ -2,8 +2,8 @@
 //
 //   tile[m, n] = sum_k L[k, m0 + m] R[k, n0 + n]
 //
-// L and R are read row by row (k is the slow index of both), so a block copies kDepth rows of kM and
-// kN columns at a time into shared memory as they lie, kStages deep and in the background. Both
+// L and R are read row by row (k is the slow index of both), so a block copies kDepth rows of kM
+// and kN columns at a time into shared memory as they lie, kStages deep and in the background. Both
 // operands of a tensor core's product then want column-wise pairs of rows, which are plain loads of
 // shared memory: rows are padded by 8 numbers, so that the 4 rows and 8 columns that a warp reads
 // at once lie in 32 different banks. For bfloat16 that takes another order of the 16 rows of a
@@ -62,7 +62,9 @@ struct Sums {
   float d[kRows][kColumns][4] = {};
 
   static __device__ int first_m() { return (threadIdx.x / kWarp) % Shape::kAcross * (kRows * 16); }
-  static __device__ int first_n() { return (threadIdx.x / kWarp) / Shape::kAcross * (kColumns * 8); }
+  static __device__ int first_n() {
+    return (threadIdx.x / kWarp) / Shape::kAcross * (kColumns * 8);
+  }
 
   __device__ void add(const float* left, const float* right) {
     constexpr int kLeft = kM + kPad, kRight = kN + kPad;
@@ -155,7 +157,8 @@ struct Sums<T, Precision::kStrict, kM, kN> {
       T l[kRows], r[kColumns];
 #pragma unroll
       for (int i = 0; i < kRows; i += kRowPack) {
-        const auto pack = *reinterpret_cast<const Pack<T, kRowPack>*>(left + k * (kM + kPad) + m(i));
+        const auto pack =
+            *reinterpret_cast<const Pack<T, kRowPack>*>(left + k * (kM + kPad) + m(i));
 #pragma unroll
         for (int e = 0; e < kRowPack; ++e) l[i + e] = pack.at[e];
       }

@@ -37,8 +37,7 @@ __global__ void __launch_bounds__(kThreads)
   for (int r = 0; r < kFoldsEach; ++r) {
     if (first + r >= folds) break;
     values[r] = *reinterpret_cast<const Chunk*>(g + (first + r) * count + i);
-    if constexpr (kSkip)
-      added[r] = *reinterpret_cast<const Chunk*>(skip + (first + r) * count + i);
+    if constexpr (kSkip) added[r] = *reinterpret_cast<const Chunk*>(skip + (first + r) * count + i);
   }
 #pragma unroll
   for (int r = 0; r < kFoldsEach; ++r) {
@@ -85,8 +84,7 @@ int run_masked(const T* g, const uint32_t* bits, const T* skip, double scale, in
   if (is_wide)
     return skip ? run(masked_backward_kernel<T, kWide, true>)
                 : run(masked_backward_kernel<T, kWide, false>);
-  return skip ? run(masked_backward_kernel<T, 1, true>)
-              : run(masked_backward_kernel<T, 1, false>);
+  return skip ? run(masked_backward_kernel<T, 1, true>) : run(masked_backward_kernel<T, 1, false>);
 }
 
 }  // namespace

@@ -24,8 +24,8 @@ std::vector<double> patches(const T* x, int64_t height, int64_t width, int64_t c
             const auto iy = oy * c.stride[0] + ky * c.dilation[0] - c.padding[0];
             const auto ix = ox * c.stride[1] + kx * c.dilation[1] - c.padding[1];
             const bool inside = iy >= 0 && iy < height && ix >= 0 && ix < width;
-            phi.push_back(
-                inside ? static_cast<double>(x[(iy * width + ix) * channels + channel]) : 0.0);
+            phi.push_back(inside ? static_cast<double>(x[(iy * width + ix) * channels + channel])
+                                 : 0.0);
           }
   return phi;
 }
@@ -86,8 +86,7 @@ void conv_gram(const T* x, int64_t samples, int64_t height, int64_t width, int64
       for (size_t t = 0; t < phi.size(); t += static_cast<size_t>(side))
         for (int64_t i = 0; i < side; ++i)
           for (int64_t j = 0; j < side; ++j)
-            out[i * side + j] +=
-                phi[t + static_cast<size_t>(i)] * phi[t + static_cast<size_t>(j)];
+            out[i * side + j] += phi[t + static_cast<size_t>(i)] * phi[t + static_cast<size_t>(j)];
     }
   }
 }
@@ -218,8 +217,8 @@ void spectral_sums(const T* alpha, const T* beta, const T* spectrum, int64_t gro
         const auto a = spectrum ? 0.0 : static_cast<double>(alpha[q * inputs + j]);
         const auto b = spectrum ? 0.0 : static_cast<double>(beta[q * outputs + i]);
         const double lambda =
-            scale * (spectrum ? static_cast<double>(spectrum[(q * outputs + i) * inputs + j])
-                              : a * b);
+            scale *
+            (spectrum ? static_cast<double>(spectrum[(q * outputs + i) * inputs + j]) : a * b);
         sums[0] += std::log1p(lambda / delta);
         sums[1] += lambda / (lambda + delta);
         sums[2] += lambda * delta / ((lambda + delta) * (lambda + delta));
@@ -261,26 +260,26 @@ void unpack_lower(const T* packed, int64_t groups, int64_t d, T* matrices) {
         matrices[(q * d + i) * d + j] = matrices[(q * d + j) * d + i] = *packed++;
 }
 
-#define EVARISTE_INSTANTIATE(T)                                                                   \
-  template void gram(const T*, int64_t, int64_t, int64_t, int64_t, int64_t, double*, bool);       \
-  template void conv_gram(const T*, int64_t, int64_t, int64_t, int64_t, const Convolution&,       \
-                          double*, bool);                                                         \
-  template void softmax_root(const T*, int64_t, int64_t, T*);                                     \
-  template void softmax_sampled_scores(const T*, int64_t, int64_t, int64_t, uint64_t, int64_t,    \
-                                       T*);                                                       \
-  template void softmax_score(const T*, const int64_t*, int64_t, int64_t, T*);                    \
-  template void bernoulli_root(const T*, int64_t, int64_t, T*);                                   \
-  template void pack_positive(const T*, int64_t, uint32_t*);                                      \
-  template void masked_backward(const T*, const uint32_t*, const T*, double, int64_t, int64_t,    \
-                                T*);                                                              \
-  template void squared_gradients(const T*, const T*, int64_t, int64_t, int64_t, int64_t,         \
-                                  int64_t, int64_t, double*, bool);                               \
-  template void conv_squared_gradients(const T*, const T*, int64_t, int64_t, int64_t, int64_t,    \
-                                       int64_t, int64_t, const Convolution&, double*, bool);      \
-  template void spectral_sums(const T*, const T*, const T*, int64_t, int64_t, int64_t, double,    \
-                              double, double*, double*, double*);                                 \
-  template void output_covariance(const T*, const T*, int64_t, int64_t, int64_t, int64_t, T*);    \
-  template void pack_lower(const T*, int64_t, int64_t, T*);                                       \
+#define EVARISTE_INSTANTIATE(T)                                                                    \
+  template void gram(const T*, int64_t, int64_t, int64_t, int64_t, int64_t, double*, bool);        \
+  template void conv_gram(const T*, int64_t, int64_t, int64_t, int64_t, const Convolution&,        \
+                          double*, bool);                                                          \
+  template void softmax_root(const T*, int64_t, int64_t, T*);                                      \
+  template void softmax_sampled_scores(const T*, int64_t, int64_t, int64_t, uint64_t, int64_t,     \
+                                       T*);                                                        \
+  template void softmax_score(const T*, const int64_t*, int64_t, int64_t, T*);                     \
+  template void bernoulli_root(const T*, int64_t, int64_t, T*);                                    \
+  template void pack_positive(const T*, int64_t, uint32_t*);                                       \
+  template void masked_backward(const T*, const uint32_t*, const T*, double, int64_t, int64_t,     \
+                                T*);                                                               \
+  template void squared_gradients(const T*, const T*, int64_t, int64_t, int64_t, int64_t, int64_t, \
+                                  int64_t, double*, bool);                                         \
+  template void conv_squared_gradients(const T*, const T*, int64_t, int64_t, int64_t, int64_t,     \
+                                       int64_t, int64_t, const Convolution&, double*, bool);       \
+  template void spectral_sums(const T*, const T*, const T*, int64_t, int64_t, int64_t, double,     \
+                              double, double*, double*, double*);                                  \
+  template void output_covariance(const T*, const T*, int64_t, int64_t, int64_t, int64_t, T*);     \
+  template void pack_lower(const T*, int64_t, int64_t, T*);                                        \
   template void unpack_lower(const T*, int64_t, int64_t, T*);
 EVARISTE_INSTANTIATE(float)
 EVARISTE_INSTANTIATE(double)

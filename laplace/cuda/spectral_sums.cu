@@ -134,8 +134,8 @@ int run(const T* alpha, const T* beta, const T* spectrum, int64_t groups, int64_
               : both   ? start(spectral_kernel<T, false, true>)
                        : start(spectral_kernel<T, false, false>);
   if (!error)
-    error = launch(add_parts, dim3(3), kThreads, sizeof(double) * kWarps, stream, parts, blocks,
-                   sums);
+    error =
+        launch(add_parts, dim3(3), kThreads, sizeof(double) * kWarps, stream, parts, blocks, sums);
   if (error || none) return error;
   const auto add = [&](const double* from, int64_t count, int64_t size, double* to) {
     return launch(add_cotangents, dim3(static_cast<unsigned>(ceil_div(groups * size, kThreads))),
@@ -151,21 +151,21 @@ int run(const T* alpha, const T* beta, const T* spectrum, int64_t groups, int64_
 size_t spectral_sums_workspace_bytes(int64_t groups, int64_t outputs, int64_t inputs) {
   const Plan plan(outputs, inputs);
   return sizeof(double) *
-         static_cast<size_t>(groups * (3 * plan.rows * plan.columns + plan.columns * outputs +
-                                       plan.rows * inputs));
+         static_cast<size_t>(
+             groups * (3 * plan.rows * plan.columns + plan.columns * outputs + plan.rows * inputs));
 }
 
 int spectral_sums(const float* alpha, const float* beta, const float* spectrum, int64_t groups,
                   int64_t outputs, int64_t inputs, double scale, double delta, double* sums,
-                  double* cotangent_b, double* cotangent_a, void* workspace,
-                  size_t workspace_bytes, cudaStream_t stream) {
+                  double* cotangent_b, double* cotangent_a, void* workspace, size_t workspace_bytes,
+                  cudaStream_t stream) {
   return run(alpha, beta, spectrum, groups, outputs, inputs, scale, delta, sums, cotangent_b,
              cotangent_a, workspace, workspace_bytes, stream);
 }
 int spectral_sums(const double* alpha, const double* beta, const double* spectrum, int64_t groups,
                   int64_t outputs, int64_t inputs, double scale, double delta, double* sums,
-                  double* cotangent_b, double* cotangent_a, void* workspace,
-                  size_t workspace_bytes, cudaStream_t stream) {
+                  double* cotangent_b, double* cotangent_a, void* workspace, size_t workspace_bytes,
+                  cudaStream_t stream) {
   return run(alpha, beta, spectrum, groups, outputs, inputs, scale, delta, sums, cotangent_b,
              cotangent_a, workspace, workspace_bytes, stream);
 }

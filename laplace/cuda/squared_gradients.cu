@@ -1,8 +1,8 @@
 // K7: sums of squared per-sample gradients of a shared weight. See product.cuh for the tile.
 //
-// A block owns 64 x 64 weights and runs through its (column, sample) pairs without a pause: the rows
-// of the product are the positions of one pair after the other, each filled up to whole steps with
-// zeros, and at the end of a pair the tile is squared, added up and cleared, in registers.
+// A block owns 64 x 64 weights and runs through its (column, sample) pairs without a pause: the
+// rows of the product are the positions of one pair after the other, each filled up to whole steps
+// with zeros, and at the end of a pair the tile is squared, added up and cleared, in registers.
 #include "laplace/cuda/product.cuh"
 
 namespace evariste::EVARISTE_CUDA_NAMESPACE {
@@ -111,8 +111,8 @@ __global__ void __launch_bounds__(256)
   const int padded = (positions + kDepth - 1) / kDepth * kDepth;
   const int o0 = static_cast<int>(blockIdx.x) / tiles_j * kTile;
   const int j0 = static_cast<int>(blockIdx.x) % tiles_j * kTile;
-  const T* from = kConvolution ? features + q * patches.channels
-                               : features + q * samples * positions * inputs;
+  const T* from =
+      kConvolution ? features + q * patches.channels : features + q * samples * positions * inputs;
   const Pairs<T, kConvolution> source{g + q * all * positions * outputs,
                                       from,
                                       samples,
@@ -131,12 +131,11 @@ __global__ void __launch_bounds__(256)
   Tile sums, squares;
   const int steps = padded / kDepth;
   int left = steps;
-  add_product<Precision::kStrict, kTile, kTile, kVector>(source, 0, count * padded, sums,
-                                                         [&](int) {
-                                                           if (--left > 0) return;
-                                                           left = steps;
-                                                           squares.take_squares(sums);
-                                                         });
+  add_product<Precision::kStrict, kTile, kTile, kVector>(source, 0, count * padded, sums, [&](int) {
+    if (--left > 0) return;
+    left = steps;
+    squares.take_squares(sums);
+  });
   T* const out = partial + (blockIdx.y * static_cast<int64_t>(gridDim.z) + q) * outputs * inputs;
   squares.for_each([&](int m, int n, T value) {
     if (o0 + m < outputs && j0 + n < inputs)
@@ -173,10 +172,10 @@ int run(const T* g, const T* features, int64_t groups, int64_t folds, int64_t sa
   T* const partial = static_cast<T*>(workspace);
   constexpr int kWide = 16 / sizeof(T);
   const auto unit = kConvolution ? patches.channels : inputs;
-  const bool is_wide = outputs % kWide == 0 && unit % kWide == 0 &&
-                       (!kConvolution || patches.all_channels % kWide == 0) &&
-                       (reinterpret_cast<uintptr_t>(g) | reinterpret_cast<uintptr_t>(features)) %
-                               16 == 0;
+  const bool is_wide =
+      outputs % kWide == 0 && unit % kWide == 0 &&
+      (!kConvolution || patches.all_channels % kWide == 0) &&
+      (reinterpret_cast<uintptr_t>(g) | reinterpret_cast<uintptr_t>(features)) % 16 == 0;
   const dim3 grid(static_cast<unsigned>(plan.tiles_o * plan.tiles_j),
                   static_cast<unsigned>(plan.splits), static_cast<unsigned>(groups));
   const auto start = [&](auto kernel) {
