@@ -162,9 +162,9 @@ constexpr torch::Dtype kTypes[] = {torch::kFloat32, torch::kFloat64};
 
 /// at::im2col's patches in the order of groups, [G, N, T, J], of x [N, C, H, W].
 Tensor patches(const Tensor& x, const Convolution& c) {
-  const auto columns = at::im2col(
-      x.to(torch::kFloat64), at::IntArrayRef(c.kernel, 2), at::IntArrayRef(c.dilation, 2),
-      at::IntArrayRef(c.padding, 2), at::IntArrayRef(c.stride, 2));
+  const auto columns = at::im2col(x.to(torch::kFloat64), at::IntArrayRef(c.kernel, 2),
+                                  at::IntArrayRef(c.dilation, 2), at::IntArrayRef(c.padding, 2),
+                                  at::IntArrayRef(c.stride, 2));
   return columns.view({x.size(0), c.groups, -1, columns.size(2)}).permute({1, 0, 3, 2});
 }
 
@@ -186,9 +186,9 @@ std::vector<ConvolutionCase> convolution_cases(int64_t count, uint64_t seed) {
       {2, 5, 6, 4, {{1, 1}, {1, 1}, {0, 0}, {1, 1}, 1}},
       {2, 5, 6, 4, {{1, 1}, {2, 2}, {0, 0}, {1, 1}, 2}},
       {1, 1, 12, 5, {{1, 4}, {1, 3}, {0, 2}, {1, 1}, 1}},
-      {6, 14, 13, 2, {{3, 2}, {1, 1}, {1, 0}, {1, 1}, 1}},   // more pixels than one split
-      {1, 4, 3, 68, {{2, 3}, {1, 1}, {1, 1}, {1, 1}, 1}},    // tiles of 128 channels
-      {1, 3, 3, 130, {{2, 1}, {1, 1}, {0, 0}, {1, 1}, 1}},   // more than one of them
+      {6, 14, 13, 2, {{3, 2}, {1, 1}, {1, 0}, {1, 1}, 1}},  // more pixels than one split
+      {1, 4, 3, 68, {{2, 3}, {1, 1}, {1, 1}, {1, 1}, 1}},   // tiles of 128 channels
+      {1, 3, 3, 130, {{2, 1}, {1, 1}, {0, 0}, {1, 1}, 1}},  // more than one of them
   };
   while (static_cast<int64_t>(out.size()) < count) {
     ConvolutionCase c = {};
@@ -242,10 +242,10 @@ TEST_CASE("cuda K1: the convolution factor by autocorrelation is that of the pat
               c.samples, c.height, c.width, c.channels, g, sizeof(T))));
           const auto call = [&](bool accumulate) {
             return [&, accumulate](void* out) {
-              return EVARISTE_CALL(kernels::conv_gram(
-                  from.template const_data_ptr<T>(), c.samples, c.height, c.width, c.channels, g,
-                  static_cast<double*>(out), accumulate, precision, workspace.data(),
-                  workspace.bytes, nullptr));
+              return EVARISTE_CALL(
+                  kernels::conv_gram(from.template const_data_ptr<T>(), c.samples, c.height,
+                                     c.width, c.channels, g, static_cast<double*>(out), accumulate,
+                                     precision, workspace.data(), workspace.bytes, nullptr));
             };
           };
           const auto limit = tolerance(precision, type, phi.size(1));
@@ -269,8 +269,7 @@ TEST_CASE("cuda K1: the engine's convolution factor is the reference's", "[lapla
       g.dilation[axis] = c.convolution.dilation[axis];
     }
     g.groups = c.convolution.groups;
-    const auto x =
-        Cases(3).numbers({c.samples, c.height, c.width, c.channels}, torch::kFloat64);
+    const auto x = Cases(3).numbers({c.samples, c.height, c.width, c.channels}, torch::kFloat64);
     const ConvBlock block(
         torch::ones({g.groups, c.channels / g.groups, g.kernel[0], g.kernel[1]}, torch::kFloat64),
         g);
@@ -319,10 +318,10 @@ TEST_CASE("cuda K2: Gram matrices", "[laplace][cuda]") {
                 kernels::gram_workspace_bytes(c.groups, c.count, c.dimension, sizeof(T))));
             const auto call = [&](bool accumulate) {
               return [&, accumulate](void* out) {
-                return EVARISTE_CALL(kernels::gram(
-                    from.template const_data_ptr<T>(), c.groups, c.count, c.dimension, stride,
-                    c.count * stride, static_cast<double*>(out), accumulate, precision,
-                    workspace.data(), workspace.bytes, nullptr));
+                return EVARISTE_CALL(kernels::gram(from.template const_data_ptr<T>(), c.groups,
+                                                   c.count, c.dimension, stride, c.count * stride,
+                                                   static_cast<double*>(out), accumulate, precision,
+                                                   workspace.data(), workspace.bytes, nullptr));
               };
             };
             const auto limit = tolerance(precision, type, c.count);
@@ -358,7 +357,10 @@ TEST_CASE("cuda K4: roots and scores of likelihoods", "[laplace][cuda]") {
           auto root = torch::full({columns, n, classes}, NAN, type);
           cuda_reference::softmax_root(pf, n, classes, root.template data_ptr<T>());
           const auto near = [&](const Tensor& x, const Tensor& expected) {
-            return (x.to(torch::kFloat64) - expected.to(torch::kFloat64)).abs().max().template item<double>();
+            return (x.to(torch::kFloat64) - expected.to(torch::kFloat64))
+                .abs()
+                .max()
+                .template item<double>();
           };
           const auto product = root.permute({1, 2, 0}).to(torch::kFloat64);
           CHECK(near(product.matmul(product.transpose(1, 2)), Softmax().hessian(wide)) < limit);
@@ -392,9 +394,9 @@ TEST_CASE("cuda K4: roots and scores of likelihoods", "[laplace][cuda]") {
                      scores) < limit);
           CHECK(near(twice(score.sizes(), type,
                            [&](void* out) {
-                             return EVARISTE_CALL(kernels::softmax_score(
-                                 pd, places.const_data_ptr<int64_t>(), n, classes,
-                                 static_cast<T*>(out), nullptr));
+                             return EVARISTE_CALL(
+                                 kernels::softmax_score(pd, places.const_data_ptr<int64_t>(), n,
+                                                        classes, static_cast<T*>(out), nullptr));
                            }),
                      score) < limit);
           CHECK(near(twice(bernoulli.sizes(), type,
@@ -433,14 +435,14 @@ TEST_CASE("cuda K5: the folded backward pass of a rectifier is exact", "[laplace
             auto packed = torch::full({(count + 31) / 32}, -1,
                                       torch::TensorOptions(torch::kInt32).device(device()));
             auto* there = reinterpret_cast<uint32_t*>(packed.data_ptr<int32_t>());
-            REQUIRE(EVARISTE_CALL(kernels::pack_positive(from.template const_data_ptr<T>(), count, there,
-                                                         nullptr)) == 0);
+            REQUIRE(EVARISTE_CALL(kernels::pack_positive(from.template const_data_ptr<T>(), count,
+                                                         there, nullptr)) == 0);
             CHECK(torch::equal(packed.cpu(), bits));
             const auto out = twice(expected.sizes(), type, [&](void* to) {
-              return EVARISTE_CALL(kernels::masked_backward(
-                  gradient.template const_data_ptr<T>(), there,
-                  with_skip ? other.template const_data_ptr<T>() : nullptr, scale, folds, count,
-                  static_cast<T*>(to), nullptr));
+              return EVARISTE_CALL(
+                  kernels::masked_backward(gradient.template const_data_ptr<T>(), there,
+                                           with_skip ? other.template const_data_ptr<T>() : nullptr,
+                                           scale, folds, count, static_cast<T*>(to), nullptr));
             });
             CHECK(torch::equal(out, expected));
           }
@@ -463,12 +465,12 @@ TEST_CASE("cuda K7: squared gradients of shared weights", "[laplace][cuda]") {
         using T = decltype(number);
         CAPTURE(c.groups, c.folds, c.samples, c.positions, c.outputs, c.inputs, type);
         Cases cases(51);
-        const auto g =
-            cases.numbers({c.groups, c.folds, c.samples, c.positions, c.outputs}, type);
+        const auto g = cases.numbers({c.groups, c.folds, c.samples, c.positions, c.outputs}, type);
         const auto phi = cases.numbers({c.groups, c.samples, c.positions, c.inputs}, type);
-        const auto brute = torch::einsum("qrnto,qntj->qrnoj", {g.to(torch::kFloat64), phi.to(torch::kFloat64)})
-                               .square()
-                               .sum({1, 2});
+        const auto brute =
+            torch::einsum("qrnto,qntj->qrnoj", {g.to(torch::kFloat64), phi.to(torch::kFloat64)})
+                .square()
+                .sum({1, 2});
         auto expected = torch::full(brute.sizes(), NAN, torch::kFloat64);
         cuda_reference::squared_gradients(g.const_data_ptr<T>(), phi.const_data_ptr<T>(), c.groups,
                                           c.folds, c.samples, c.positions, c.outputs, c.inputs,
@@ -484,10 +486,9 @@ TEST_CASE("cuda K7: squared gradients of shared weights", "[laplace][cuda]") {
               brute.sizes(), torch::kFloat64,
               [&](void* to) {
                 return EVARISTE_CALL(kernels::squared_gradients(
-                    left.template const_data_ptr<T>(), right.template const_data_ptr<T>(),
-                    c.groups, c.folds, c.samples, c.positions, c.outputs, c.inputs,
-                    static_cast<double*>(to), accumulate, workspace.data(), workspace.bytes,
-                    nullptr));
+                    left.template const_data_ptr<T>(), right.template const_data_ptr<T>(), c.groups,
+                    c.folds, c.samples, c.positions, c.outputs, c.inputs, static_cast<double*>(to),
+                    accumulate, workspace.data(), workspace.bytes, nullptr));
               },
               accumulate ? start : Tensor());
           CHECK(relative_error(accumulate ? out - start : out, expected) <
@@ -509,9 +510,8 @@ TEST_CASE("cuda K7: squared gradients of convolutions without patches", "[laplac
         const auto x = cases.numbers({c.samples, c.height, c.width, c.channels}, type);
         const auto phi = patches(x.permute({0, 3, 1, 2}), conv);  // [G, N, T, J]
         const auto g = cases.numbers({conv.groups, folds, c.samples, phi.size(2), own}, type);
-        const auto brute = torch::einsum("qrnto,qntj->qrnoj", {g.to(torch::kFloat64), phi})
-                               .square()
-                               .sum({1, 2});
+        const auto brute =
+            torch::einsum("qrnto,qntj->qrnoj", {g.to(torch::kFloat64), phi}).square().sum({1, 2});
         auto expected = torch::full(brute.sizes(), NAN, torch::kFloat64);
         cuda_reference::conv_squared_gradients(
             g.const_data_ptr<T>(), x.const_data_ptr<T>(), folds, c.samples, c.height, c.width,
@@ -564,18 +564,17 @@ TEST_CASE("cuda K8: sums over a Kronecker spectrum", "[laplace][cuda]") {
         auto* e = expected.data_ptr<double>();
         cuda_reference::spectral_sums(alpha.template const_data_ptr<T>(),
                                       beta.template const_data_ptr<T>(),
-                                      static_cast<const T*>(nullptr), c.groups, c.outputs,
-                                      c.inputs, c.scale, c.delta, e, e + 3, e + 3 + size_b);
+                                      static_cast<const T*>(nullptr), c.groups, c.outputs, c.inputs,
+                                      c.scale, c.delta, e, e + 3, e + 3 + size_b);
         const auto brute = torch::cat(
             {torch::tensor({engine.log1p, engine.effective, engine.slope}, torch::kFloat64),
              (half * a.unsqueeze(1)).sum(2).flatten(), (half * b.unsqueeze(2)).sum(1).flatten()});
         CHECK(torch::allclose(expected, brute, 1e-12, 0));
         auto of_spectrum = torch::full({3}, NAN, torch::kFloat64);
-        cuda_reference::spectral_sums(static_cast<const T*>(nullptr),
-                                      static_cast<const T*>(nullptr),
-                                      spectrum.template const_data_ptr<T>(), c.groups, c.outputs,
-                                      c.inputs, c.scale, c.delta, of_spectrum.data_ptr<double>(),
-                                      nullptr, nullptr);
+        cuda_reference::spectral_sums(
+            static_cast<const T*>(nullptr), static_cast<const T*>(nullptr),
+            spectrum.template const_data_ptr<T>(), c.groups, c.outputs, c.inputs, c.scale, c.delta,
+            of_spectrum.data_ptr<double>(), nullptr, nullptr);
         CHECK(torch::allclose(of_spectrum, expected.narrow(0, 0, 3),
                               type == torch::kFloat64 ? 1e-12 : 1e-5, 0));
         if (!runs) return;
@@ -583,17 +582,16 @@ TEST_CASE("cuda K8: sums over a Kronecker spectrum", "[laplace][cuda]") {
         const Workspace workspace(
             EVARISTE_CALL(kernels::spectral_sums_workspace_bytes(c.groups, c.outputs, c.inputs)));
         const auto run = [&](bool cotangents, bool given) {
-          return twice(
-              {cotangents ? expected.numel() : 3}, torch::kFloat64, [&](void* out) {
-                auto* to = static_cast<double*>(out);
-                (void)to, (void)given;
-                return EVARISTE_CALL(kernels::spectral_sums(
-                    from_a.template const_data_ptr<T>(), from_b.template const_data_ptr<T>(),
-                    given ? from_s.template const_data_ptr<T>() : nullptr, c.groups, c.outputs,
-                    c.inputs, c.scale, c.delta, to, cotangents ? to + 3 : nullptr,
-                    cotangents ? to + 3 + size_b : nullptr, workspace.data(), workspace.bytes,
-                    nullptr));
-              });
+          return twice({cotangents ? expected.numel() : 3}, torch::kFloat64, [&](void* out) {
+            auto* to = static_cast<double*>(out);
+            (void)to, (void)given;
+            return EVARISTE_CALL(kernels::spectral_sums(
+                from_a.template const_data_ptr<T>(), from_b.template const_data_ptr<T>(),
+                given ? from_s.template const_data_ptr<T>() : nullptr, c.groups, c.outputs,
+                c.inputs, c.scale, c.delta, to, cotangents ? to + 3 : nullptr,
+                cotangents ? to + 3 + size_b : nullptr, workspace.data(), workspace.bytes,
+                nullptr));
+          });
         };
         CHECK(torch::allclose(run(true, false), expected, 1e-12, 0));
         CHECK(torch::allclose(run(false, false), expected.narrow(0, 0, 3), 1e-12, 0));
@@ -619,8 +617,8 @@ TEST_CASE("cuda K9: covariance of the outputs", "[laplace][cuda]") {
         const auto start = half + half.transpose(1, 2);
         const auto brute =
             start.to(torch::kFloat64) +
-            torch::einsum("qcni,qni,qdni->ncd", {g.to(torch::kFloat64), w.to(torch::kFloat64),
-                                                 g.to(torch::kFloat64)});
+            torch::einsum("qcni,qni,qdni->ncd",
+                          {g.to(torch::kFloat64), w.to(torch::kFloat64), g.to(torch::kFloat64)});
         auto expected = start.clone();
         cuda_reference::output_covariance(g.const_data_ptr<T>(), w.template const_data_ptr<T>(),
                                           c.groups, c.columns, c.samples, c.outputs,
@@ -633,8 +631,8 @@ TEST_CASE("cuda K9: covariance of the outputs", "[laplace][cuda]") {
             start.sizes(), type,
             [&](void* to) {
               return EVARISTE_CALL(kernels::output_covariance(
-                  left.template const_data_ptr<T>(), weights.template const_data_ptr<T>(),
-                  c.groups, c.columns, c.samples, c.outputs, static_cast<T*>(to), nullptr));
+                  left.template const_data_ptr<T>(), weights.template const_data_ptr<T>(), c.groups,
+                  c.columns, c.samples, c.outputs, static_cast<T*>(to), nullptr));
             },
             start);
         CHECK(relative_error(out, expected) < limit);
