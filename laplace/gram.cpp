@@ -126,8 +126,8 @@ Tensor gram(const Tensor& rows) {
 void GramSum::add(const Tensor& rows) {
   const bool on_gpu = cuda::takes(rows);  // its kernel makes lower tiles and float64 sums itself
   if (on_gpu || !is_worth_tiles(rows)) {
-    const auto product = on_gpu ? cuda::gram(rows)
-                                : rows.transpose(1, 2).matmul(rows).to(torch::kFloat64);
+    const auto product =
+        on_gpu ? cuda::gram(rows) : rows.transpose(1, 2).matmul(rows).to(torch::kFloat64);
     sum_ = sum_.defined() ? sum_.add_(product) : product;
     return;
   }

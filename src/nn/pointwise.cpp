@@ -91,7 +91,8 @@ Activation::Activation(std::string_view kind, const ActivationOptions& options)
 
 namespace {
 
-/// g [R, n, ...] times the slopes, which are bits where a rectifier ran on a GPU; `entries` of them.
+/// g [R, n, ...] times the slopes, which are bits where a rectifier ran on a GPU; `entries` of
+/// them.
 Tensor times_slopes(const Tensor& g, const Tensor& slopes, int64_t entries) {
   return slopes.scalar_type() == torch::kInt32 ? cuda::masked_backward(g, slopes, entries)
                                                : g * slopes;
@@ -101,8 +102,8 @@ Tensor times_slopes(const Tensor& g, const Tensor& slopes, int64_t entries) {
 
 Tensor Activation::forward(const Tensor& x, Tape* tape) const {
   auto y = value_(x, options_);
-  if (tape) tape->aux = is_rectifier_ && cuda::takes(x) ? cuda::pack_positive(x)
-                                                        : slope_(x, y, options_);
+  if (tape)
+    tape->aux = is_rectifier_ && cuda::takes(x) ? cuda::pack_positive(x) : slope_(x, y, options_);
   return y;
 }
 
