@@ -7,6 +7,7 @@
 
 #include "core/error.h"
 #include "core/widest.h"
+#include "laplace/cuda/bind.h"
 #include "laplace/statistics.h"
 
 namespace evariste {
@@ -83,6 +84,13 @@ EVARISTE_WIDEST SpectralSums row_sums(const double* lambda, int64_t count, doubl
 }  // namespace
 
 SpectralSums spectral_sums(const KronFactor& factor, double scale, double precision) {
+  if (cuda::takes(factor.a.values)) {
+    const auto sums =
+        cuda::spectral_sums(factor.a.values, factor.b.values, factor.spectrum,
+                            scale * (factor.spectrum.defined() ? 1 : factor.correction), precision);
+    const auto* sum = sums.const_data_ptr<double>();
+    return {sum[0], sum[1], sum[2]};
+  }
   const auto inputs = factor.a.values.size(1);
   const bool ascending = !factor.spectrum.defined();
   std::vector<SpectralSums> sums(factor.a.values.size(0) * factor.b.values.size(1));
