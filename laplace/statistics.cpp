@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "laplace/cuda/bind.h"
 #include "laplace/gram.h"
 
 namespace evariste {
@@ -115,6 +116,7 @@ Tensor squared_gradients(const Block& block, const Tensor& x, const Tensor& g,
     const auto squares = p.g.squeeze(3).square().sum(1);  // [Q, n, O]
     return squares.transpose(1, 2).matmul(p.phi.squeeze(2).square()).to(torch::kFloat64);
   }
+  if (cuda::takes(p.g)) return cuda::squared_gradients(p.g, p.phi);
   auto sum = torch::zeros({p.groups, p.outputs, p.inputs}, torch::kFloat64);
   for_each_tile(p, [&](int64_t begin, int64_t count) {
     sum += tile_gradients(p, begin, count).square_().sum({1, 2}).to(torch::kFloat64);
@@ -162,7 +164,8 @@ void add_output_covariance(const Block& block, const Tensor& x, const Tensor& g,
   if (p.positions == 1) {
     // w_i = sum_j s_ij phi_j^2, then g_c diag(w) g_d: no per-sample gradient is formed.
     const auto w = p.phi.squeeze(2).square().matmul(s.transpose(1, 2));  // [Q, n, O]
-    const auto columns = p.g.squeeze(3).transpose(1, 2);                 // [Q, n, C, O]
+    if (cuda::takes(w)) return cuda::output_covariance(p.g.squeeze(3), w, out);
+    const auto columns = p.g.squeeze(3).transpose(1, 2);  // [Q, n, C, O]
     out += (columns * w.unsqueeze(2)).matmul(columns.transpose(2, 3)).sum(0);
     return;
   }
