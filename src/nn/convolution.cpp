@@ -1,5 +1,6 @@
 #include "nn/convolution.h"
 
+#include "laplace/cuda/bind.h"
 #include "nn/autocorrelation.h"
 
 namespace evariste {
@@ -99,6 +100,14 @@ Tensor ConvBlock::gradient(const Tensor& x, const Tensor& g) const {
 Tensor ConvBlock::input_gram(const Tensor& x) const {
   auto padded = pad(x);
   const auto inner = inner_padding();
+  if (cuda::takes(padded)) {
+    const auto& g = geometry_;
+    return cuda::conv_gram(padded, {{g.kernel[0], g.kernel[1]},
+                                    {g.stride[0], g.stride[1]},
+                                    {inner[0], inner[1]},
+                                    {g.dilation[0], g.dilation[1]},
+                                    g.groups});
+  }
   if (inner[0] > 0 || inner[1] > 0)
     padded = at::constant_pad_nd(padded, {inner[1], inner[1], inner[0], inner[0]});
   return patch_gram(padded.contiguous(), geometry_);
