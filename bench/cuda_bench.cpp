@@ -56,12 +56,14 @@ class Bench {
 
   void ceilings() {
     const auto from = numbers({1 << 28}), to = torch::empty_like(from);
-    copy_ = 2 * from.nbytes() / 1e6 / median_ms(repeats_, [&] { Tensor(to).copy_(from); });
+    copy_ = 2e-6 * static_cast<double>(from.nbytes()) /
+            median_ms(repeats_, [&] { Tensor(to).copy_(from); });
     const int64_t n = 8192;
     const auto gemm = [&](torch::Dtype type) {
       const auto a = numbers({n, n}).to(type), b = numbers({n, n}).to(type);
       auto c = torch::empty_like(a);
-      return 2.0 * n * n * n / 1e9 / median_ms(repeats_, [&] { at::mm_out(c, a, b); });
+      return 2e-9 * static_cast<double>(n * n * n) /
+             median_ms(repeats_, [&] { at::mm_out(c, a, b); });
     };
     sgemm_ = gemm(torch::kFloat32), bf16_ = gemm(torch::kBFloat16);
     fmt::print("{{\"copy_GB_s\": {:.0f}, \"sgemm_TFLOP_s\": {:.1f}, \"bf16_TFLOP_s\": {:.1f}}}\n",
@@ -178,10 +180,11 @@ class Bench {
   void triangle(int64_t dimension) {
     const auto full = results(dimension * dimension).uniform_();
     const auto packed = results(dimension * (dimension + 1) / 2);
-    time("K12 pack_lower", fmt::format("{}", dimension), 2.0 * packed.nbytes(), 0, [&] {
-      return pack_lower(full.const_data_ptr<double>(), 1, dimension, packed.data_ptr<double>(),
-                        nullptr);
-    });
+    time("K12 pack_lower", fmt::format("{}", dimension), 2.0 * static_cast<double>(packed.nbytes()),
+         0, [&] {
+           return pack_lower(full.const_data_ptr<double>(), 1, dimension, packed.data_ptr<double>(),
+                             nullptr);
+         });
     time("K12 unpack_lower", fmt::format("{}", dimension),
          static_cast<double>(packed.nbytes() + full.nbytes()), 0, [&] {
            return unpack_lower(packed.const_data_ptr<double>(), 1, dimension,

@@ -317,8 +317,13 @@ __global__ void __launch_bounds__(256)
     plan.for_each_cell([&](int py, int px, int cy, int cx, int splits) {
       const bool counts =
           py == phase_y && px == phase_x && plan.y.holds(ky, cy) && plan.x.holds(kx, cx);
+      if (!counts) {
+        from += splits * slot_size;
+        return false;
+      }
       for (int s = 0; s < splits; ++s, from += slot_size)
-        for (int i = 0; counts && i < kSquare / 8; ++i) {
+#pragma unroll
+        for (int i = 0; i < kSquare / 8; ++i) {
           const int c = c0 + y + 8 * i;
           if (c < plan.channels)
             sums[i] += static_cast<double>(from[static_cast<int64_t>(c) * plan.width]);

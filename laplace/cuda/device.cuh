@@ -22,7 +22,7 @@ namespace evariste::cuda {
   extern __shared__ __align__(16) unsigned char dynamic_shared_memory[]; \
   T* name = reinterpret_cast<T*>(dynamic_shared_memory)
 
-/// kernel<<<grid, block, shared, stream>>>(arguments...); returns the launch's error.
+/// kernel(arguments...) on `threads` threads in each block of the grid; returns the launch's error.
 template <class... Parameters, class... Arguments>
 int launch(void (*kernel)(Parameters...), dim3 grid, unsigned threads, size_t shared,
            cudaStream_t stream, Arguments... arguments) {
@@ -31,8 +31,10 @@ int launch(void (*kernel)(Parameters...), dim3 grid, unsigned threads, size_t sh
                                             static_cast<int>(shared));
     if (error != cudaSuccess) return error;
   }
-  kernel<<<grid, threads, shared, stream> > >(arguments...);
-  return cudaGetLastError();
+  cudaLaunchConfig_t config = {};
+  config.gridDim = grid, config.blockDim = dim3(threads);
+  config.dynamicSmemBytes = shared, config.stream = stream;
+  return cudaLaunchKernelEx(&config, kernel, static_cast<Parameters>(arguments)...);
 }
 
 /// kBytes (4, 8 or 16) from global to shared memory in the background, or zeros. `from` may be

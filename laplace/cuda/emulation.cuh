@@ -2,12 +2,14 @@
 //
 // Exact where a reading of the code is most easily wrong: the places of a fragment's entries in the
 // lanes of a warp, what is visible after which barrier, groups of asynchronous copies. Copies
-// arrive when they are waited for and no earlier; shared memory begins as NaN; threads run in
-// rising or falling order between barriers, so that a missing barrier shows. Says nothing about
+// arrive when they are waited for and no earlier; shared memory begins as NaN; between barriers a
+// warp runs as far as it gets before the next one, in rising or falling order, so that a missing
+// barrier shows. Says nothing about
 // speed, alignment of addresses, or registers.
 #pragma once
 
 #include <math.h>
+#include <setjmp.h>
 #include <ucontext.h>
 
 #include <algorithm>
@@ -42,10 +44,13 @@ struct Copy {
   size_t bytes;
 };
 struct Fiber {
-  ucontext_t context;
+  ucontext_t start;
+  jmp_buf state;  // once it runs: a switch by setjmp takes no system call
+  bool started = false;
   std::vector<char> stack;
   std::vector<std::vector<Copy>> groups;  // the last one is open
   bool done;
+  bool waits;  // for the block
 };
 /// Threads that wait for each other.
 struct Meeting {
@@ -56,13 +61,21 @@ struct Meeting {
 inline std::vector<Fiber> fibers;
 inline std::vector<Meeting> warps;
 inline Meeting block;
-inline ucontext_t scheduler;
+inline jmp_buf scheduler;
 inline unsigned current;
 inline std::vector<unsigned char> shared;
 inline std::function<void()> body;
 inline bool falling = false;  // the order of threads between barriers
 
-inline void yield() { swapcontext(&fibers[current].context, &scheduler); }
+[[gnu::noinline]] inline void yield() {
+  if (_setjmp(fibers[current].state) == 0) _longjmp(scheduler, 1);
+}
+[[gnu::noinline]] inline void resume(Fiber& fiber) {
+  if (_setjmp(scheduler) != 0) return;
+  if (fiber.started) _longjmp(fiber.state, 1);
+  fiber.started = true;
+  setcontext(&fiber.start);
+}
 
 inline void wait(Meeting& meeting) {
   if (++meeting.arrived == meeting.members) {
@@ -70,7 +83,10 @@ inline void wait(Meeting& meeting) {
     ++meeting.generation;
     return;
   }
-  for (const auto generation = meeting.generation; meeting.generation == generation;) yield();
+  for (const auto generation = meeting.generation; meeting.generation == generation;) {
+    fibers[current].waits = &meeting == &block;
+    yield();
+  }
 }
 
 /// The last lane of a warp to arrive does `work` on what all have brought.
@@ -83,36 +99,48 @@ void together(void* mine, const Work& work) {
 }
 
 inline void enter() {
-  body();
-  fibers[current].done = true;
-  yield();
+  for (;;) {  // a block after the other
+    body();
+    fibers[current].done = true;
+    yield();
+  }
 }
 
+/// Warp after warp, each as far as it gets: the first one is a whole barrier ahead of the last.
 inline void run_block(unsigned threads) {
   if (fibers.size() < threads) fibers.resize(threads);
-  warps.assign((threads + 31) / 32, {});
-  for (unsigned w = 0; w < warps.size(); ++w) warps[w].members = std::min(32u, threads - 32 * w);
+  const unsigned count = (threads + 31) / 32;
+  warps.assign(count, {});
+  for (unsigned w = 0; w < count; ++w) warps[w].members = std::min(32u, threads - 32 * w);
   block = {};
   block.members = threads;
   for (unsigned i = 0; i < threads; ++i) {
     auto& fiber = fibers[i];
-    fiber.stack.resize(1 << 16);
     fiber.groups.assign(1, {});
     fiber.done = false;
-    getcontext(&fiber.context);
-    fiber.context.uc_stack.ss_sp = fiber.stack.data();
-    fiber.context.uc_stack.ss_size = fiber.stack.size();
-    fiber.context.uc_link = nullptr;
-    makecontext(&fiber.context, enter, 0);
+    if (fiber.started) continue;
+    fiber.stack.resize(1 << 16);
+    getcontext(&fiber.start);
+    fiber.start.uc_stack.ss_sp = fiber.stack.data();
+    fiber.start.uc_stack.ss_size = fiber.stack.size();
+    fiber.start.uc_link = nullptr;
+    makecontext(&fiber.start, enter, 0);
   }
   for (bool busy = true; busy;) {
     busy = false;
-    for (unsigned i = 0; i < threads; ++i) {
-      current = falling ? threads - 1 - i : i;
-      if (fibers[current].done) continue;
-      busy = true;
-      threadIdx = dim3(current, 0, 0);
-      swapcontext(&scheduler, &fibers[current].context);
+    for (unsigned i = 0; i < threads; ++i) fibers[i].waits = false;
+    for (unsigned w = 0; w < count; ++w) {
+      const unsigned warp = falling ? count - 1 - w : w;
+      for (bool moves = true; moves;) {
+        moves = false;
+        for (unsigned i = 0; i < warps[warp].members; ++i) {
+          current = 32 * warp + (falling ? warps[warp].members - 1 - i : i);
+          if (fibers[current].done || fibers[current].waits) continue;
+          busy = moves = true;
+          threadIdx = dim3(current, 0, 0);
+          resume(fibers[current]);
+        }
+      }
     }
   }
 }
