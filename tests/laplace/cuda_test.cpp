@@ -218,7 +218,7 @@ std::string text(const ConvolutionCase& c) {
 TEST_CASE("cuda K1: the convolution factor by autocorrelation is that of the patches",
           "[laplace][cuda]") {
   const bool runs = kernels_run();
-  for (const auto& c : convolution_cases(40, 11)) {
+  for (const auto& c : convolution_cases(26, 11)) {
     const auto& g = c.convolution;
     for (const auto type : kTypes)
       by_type(type, [&](auto number) {
