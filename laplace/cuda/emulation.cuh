@@ -81,6 +81,8 @@ inline void wait(Meeting& meeting) {
   if (++meeting.arrived == meeting.members) {
     meeting.arrived = 0;
     ++meeting.generation;
+    if (&meeting == &block)
+      for (auto& fiber : fibers) fiber.waits = false;
     return;
   }
   for (const auto generation = meeting.generation; meeting.generation == generation;) {
@@ -117,7 +119,7 @@ inline void run_block(unsigned threads) {
   for (unsigned i = 0; i < threads; ++i) {
     auto& fiber = fibers[i];
     fiber.groups.assign(1, {});
-    fiber.done = false;
+    fiber.done = fiber.waits = false;
     if (fiber.started) continue;
     fiber.stack.resize(1 << 16);
     getcontext(&fiber.start);
@@ -128,7 +130,6 @@ inline void run_block(unsigned threads) {
   }
   for (bool busy = true; busy;) {
     busy = false;
-    for (unsigned i = 0; i < threads; ++i) fibers[i].waits = false;
     for (unsigned w = 0; w < count; ++w) {
       const unsigned warp = falling ? count - 1 - w : w;
       for (bool moves = true; moves;) {
@@ -143,6 +144,8 @@ inline void run_block(unsigned threads) {
       }
     }
   }
+  for (unsigned i = 0; i < threads; ++i)
+    if (!fibers[i].done) std::abort();  // threads that wait for a barrier others have left out
 }
 
 }  // namespace emulation
