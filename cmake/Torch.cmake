@@ -1,5 +1,5 @@
 # evariste::torch from the PyPI wheel, without find_package(Torch): that fails where there is no CUDA
-# toolkit, because the wheel is a CUDA build. Only the CPU libraries are linked.
+# toolkit, because the wheel is a CUDA build. Its CPU libraries; Cuda.cmake adds the others.
 if(NOT EVARISTE_TORCH_DIR)
   execute_process(
     COMMAND ${EVARISTE_VENV}/bin/python -c

@@ -21,7 +21,7 @@ Tensor normal_draws(const Tensor& like, const Stream& stream) {
   Draws draws(stream);
   auto* out = z.data_ptr<double>();
   for (int64_t i = 0; i < z.numel(); ++i) out[i] = draws.normal();
-  return z;
+  return z.to(like.device());
 }
 
 }  // namespace evariste

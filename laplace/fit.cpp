@@ -59,7 +59,7 @@ RankedSamples rank_samples(Layer& network, const Likelihood& likelihood, const S
   const auto allowed =
       options.rank_tolerance * total / static_cast<double>(std::max<int64_t>(1, data.everywhere()));
   const auto tails = weights.flip(0).cumsum(0).flip(0);  // what leaving out columns r... costs
-  const auto ranks = std::get<0>((tails > allowed).sum(0).sort(0, /*descending=*/true));
+  const auto ranks = std::get<0>((tails > allowed).sum(0).sort(0, /*descending=*/true)).cpu();
   const auto order = (tails > allowed).sum(0).argsort(/*stable=*/true, 0, /*descending=*/true);
   RankedSamples out;
   out.data = data;
@@ -180,8 +180,8 @@ void add_kron(KronSums& sums, const Block& block, const Tensor& x, const Tensor&
   if (shape[1] * shape[2] == 1) {  // one weight per group: the exact number is its own factor
     sums.b.add_gram(squared_gradients(block, sums.features, g));
     if (part.is_first)
-      sums.a.add_gram(
-          torch::full({shape[0], 1, 1}, static_cast<double>(g.size(1)), torch::kFloat64));
+      sums.a.add_gram(torch::full({shape[0], 1, 1}, static_cast<double>(g.size(1)),
+                                  g.options().dtype(torch::kFloat64)));
     if (part.is_last) sums.features = {};
     return;
   }
@@ -475,7 +475,8 @@ Fit fit_curvature(Layer& network, const Likelihood& likelihood, const Samples& d
       std::vector<Tensor> diagonals;
       std::vector<Features> features(blocks.size());
       for (const auto* block : blocks)
-        diagonals.push_back(torch::zeros(block->value().sizes(), torch::kFloat64));
+        diagonals.push_back(
+            torch::zeros(block->value().sizes(), data.x.options().dtype(torch::kFloat64)));
       fisher_pass(network, likelihood, data, options, index, fit,
                   [&](size_t m, const Tensor& x, const Tensor& g, const Part& part) {
                     if (part.is_first) features[m] = features_of(*blocks[m], x);
@@ -499,7 +500,7 @@ Fit fit_curvature(Layer& network, const Likelihood& likelihood, const Samples& d
                     }
                     const auto rows = jacobian_rows(block, x, g);
                     if (!hessians[m].defined())
-                      hessians[m] = torch::zeros({rows.size(1), rows.size(1)}, torch::kFloat64);
+                      hessians[m] = torch::zeros({rows.size(1), rows.size(1)}, rows.options());
                     hessians[m].addmm_(rows.t(), rows, 1.0, data.weight());
                   });
       while (!linear.empty()) {
@@ -517,7 +518,7 @@ Fit fit_curvature(Layer& network, const Likelihood& likelihood, const Samples& d
     case Structure::kLastLayer: {
       int64_t p = 0;
       for (const auto* block : blocks) p += block->parameters();
-      auto hessian = torch::zeros({p, p}, torch::kFloat64);
+      auto hessian = torch::zeros({p, p}, data.x.options().dtype(torch::kFloat64));
       std::vector<Tensor> parts(blocks.size());
       size_t seen = 0;
       std::unique_ptr<LinearSum> linear;  // the last layer, where each sample has one position

@@ -6,6 +6,7 @@
 #include <cstring>
 
 #include "core/widest.h"
+#include "laplace/cuda/bind.h"
 #include "laplace/register_tiles.h"
 
 namespace evariste {
@@ -116,12 +117,14 @@ Tensor gram(const Tensor& rows) {
 
 void GramSum::add(const Tensor& rows) {
   side_ = rows.size(2);
+  const bool on_gpu = cuda::takes(rows);  // its kernel makes lower tiles and float64 sums itself
   if (has_register_tiles(rows)) {
     add_by_updates(rows);
-  } else if (is_worth_tiles(rows)) {
+  } else if (!on_gpu && is_worth_tiles(rows)) {
     add_by_tiles(rows);
   } else {
-    const auto product = rows.transpose(1, 2).matmul(rows).to(torch::kFloat64);
+    const auto product =
+        on_gpu ? cuda::gram(rows) : rows.transpose(1, 2).matmul(rows).to(torch::kFloat64);
     sum_ = sum_.defined() ? sum_.add_(product) : product;
     return;
   }

@@ -97,8 +97,10 @@ Tensor pairs_of(const Tensor& a, const Tensor& b) {
 
 /// Symmetric [Q, J, J] with its features in the order in which the block gathers them.
 Tensor as_gathered(const Block& block, const Tensor& matrix) {
-  const auto order = block.gathered_order();
-  return order.defined() ? matrix.index_select(1, order).index_select(2, order) : matrix;
+  auto order = block.gathered_order();
+  if (!order.defined()) return matrix;
+  order = order.to(matrix.device());
+  return matrix.index_select(1, order).index_select(2, order);
 }
 
 /// sum_d Lambda[n, c, d] t[d, n, ...]

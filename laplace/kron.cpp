@@ -7,6 +7,7 @@
 
 #include "core/error.h"
 #include "core/widest.h"
+#include "laplace/cuda/bind.h"
 #include "laplace/statistics.h"
 
 namespace evariste {
@@ -36,8 +37,8 @@ namespace {
 /// it (Kronecker: ascending a.values) or stands for itself (EKFAC: factor 1, no order).
 template <class Row>
 void for_each_row(const KronFactor& factor, const Row& row) {
-  const auto alpha = factor.a.values.contiguous(), beta = factor.b.values.contiguous();
-  const auto spectrum = factor.spectrum.defined() ? factor.spectrum.contiguous() : Tensor();
+  const auto alpha = factor.a.values.cpu().contiguous(), beta = factor.b.values.cpu().contiguous();
+  const auto spectrum = factor.spectrum.defined() ? factor.spectrum.cpu().contiguous() : Tensor();
   const auto groups = alpha.size(0), inputs = alpha.size(1), outputs = beta.size(1);
   const auto* pa = alpha.data_ptr<double>();
   const auto* pb = beta.data_ptr<double>();
@@ -83,6 +84,13 @@ EVARISTE_WIDEST SpectralSums row_sums(const double* lambda, int64_t count, doubl
 }  // namespace
 
 SpectralSums spectral_sums(const KronFactor& factor, double scale, double precision) {
+  if (cuda::takes(factor.a.values)) {
+    const auto sums =
+        cuda::spectral_sums(factor.a.values, factor.b.values, factor.spectrum,
+                            scale * (factor.spectrum.defined() ? 1 : factor.correction), precision);
+    const auto* sum = sums.const_data_ptr<double>();
+    return {sum[0], sum[1], sum[2]};
+  }
   const auto inputs = factor.a.values.size(1);
   const bool ascending = !factor.spectrum.defined();
   std::vector<SpectralSums> sums(factor.a.values.size(0) * factor.b.values.size(1));
@@ -110,7 +118,7 @@ SpectralSums spectral_sums(const KronFactor& factor, double scale, double precis
 ModeSums mode_sums(const KronFactor& factor, const ModeCurve& curve, double scale,
                    double precision) {
   const auto inputs = factor.a.values.size(1);
-  const auto squares = curve.squares.contiguous();
+  const auto squares = curve.squares.cpu().contiguous();
   const auto* ps = squares.data_ptr<double>();
   std::vector<ModeSums> sums(factor.a.values.size(0) * factor.b.values.size(1));
   for_each_row(factor, [&](int64_t row, const double* lambda, double times) {

@@ -5,6 +5,7 @@
 
 #include "core/error.h"
 #include "core/nearest.h"
+#include "laplace/cuda/bind.h"
 
 namespace evariste {
 namespace {
@@ -88,6 +89,7 @@ Tensor Softmax::log_density(const Tensor& f, const Tensor& y) const {
 }
 
 Tensor Softmax::score(const Tensor& f, const Tensor& y) const {
+  if (cuda::takes(f)) return cuda::softmax_score(f, y);
   return (-f.softmax(1))
       .scatter_add(1, y.unsqueeze(1), torch::ones_like(y.unsqueeze(1), f.options()));
 }
@@ -98,6 +100,7 @@ Tensor Softmax::hessian(const Tensor& f) const {
 }
 
 Tensor Softmax::hessian_root(const Tensor& f) const {
+  if (cuda::takes(f)) return cuda::softmax_root(f);
   const auto p = f.softmax(1);
   const auto classes = f.size(1);
   if (classes == 1) return torch::zeros({1, f.size(0), 1}, f.options());
@@ -131,6 +134,7 @@ Tensor Softmax::ranked_root(const Tensor& f) const {
 
 Tensor Softmax::sampled_scores(const Tensor& f, int64_t draws, const Stream& stream,
                                int64_t first) const {
+  if (cuda::takes(f)) return cuda::softmax_sampled_scores(f, draws, stream.key(), first);
   const auto p = f.softmax(1);
   const auto u = uniform_draws(draws, f.size(0), stream, first).to(f.device());  // [S, n]
   const auto cumulative = p.to(torch::kFloat64).cumsum(1);                       // [n, C]
@@ -215,6 +219,7 @@ Tensor Bernoulli::hessian(const Tensor& f) const {
 }
 
 Tensor Bernoulli::hessian_root(const Tensor& f) const {
+  if (cuda::takes(f)) return cuda::bernoulli_root(f);
   return torch::diag_embed((f.sigmoid() * (-f).sigmoid()).sqrt()).permute({1, 0, 2}).contiguous();
 }
 

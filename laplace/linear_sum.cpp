@@ -13,7 +13,8 @@ LinearSum::LinearSum(const Block& weight, bool has_bias)
     : outputs_(weight.value().size(1)),
       inputs_(weight.value().size(2)),
       width_(inputs_ + (has_bias ? 1 : 0)),
-      sum_(torch::zeros({outputs_, width_, outputs_, width_}, torch::kFloat64)) {}
+      sum_(torch::zeros({outputs_, width_, outputs_, width_},
+                        torch::TensorOptions(torch::kFloat64).device(weight.weight().device()))) {}
 
 void LinearSum::add(const Block& weight, const Tensor& x, const Tensor& g) {
   auto phi = weight.phi(x)[0].squeeze(1);  // [n, J]
@@ -35,7 +36,7 @@ Tensor LinearSum::total(double scale) {
   for (int64_t o = 1; o < outputs_; ++o)
     for (int64_t other = 0; other < o; ++other)
       sum_[o].select(1, other).copy_(sum_[other].select(1, o).t());
-  const auto all = torch::arange(outputs_ * width_).view({outputs_, width_});
+  const auto all = torch::arange(outputs_ * width_, sum_.device()).view({outputs_, width_});
   const auto order = torch::cat(
       {all.narrow(1, 0, inputs_).flatten(), all.narrow(1, inputs_, width_ - inputs_).flatten()});
   const auto flat = sum_.view({outputs_ * width_, -1});

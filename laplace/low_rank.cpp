@@ -35,7 +35,7 @@ class Products {
   Tensor operator()(const Tensor& v, Fit* fit = nullptr) const {
     torch::NoGradGuard no_grad;
     const auto k = v.size(1);
-    auto out = torch::zeros({k, parameters_}, torch::kFloat64);
+    auto out = torch::zeros({k, parameters_}, v.options());
     const auto directions = v.t().contiguous();  // [k, P]
     for (int64_t begin = 0; begin < data_.count(); begin += batch_) {
       const auto count = std::min(batch_, data_.count() - begin);
@@ -242,7 +242,7 @@ Fit fit_low_rank(Layer& network, const Likelihood& likelihood, const Samples& da
   Fit fit;
   fit.count = data.everywhere();
   const auto start = Clock::now();
-  auto basis = torch::empty({parameters, columns}, torch::kFloat64);
+  auto basis = torch::empty({parameters, columns}, data.x.options().dtype(torch::kFloat64));
   basis = std::get<0>(at::linalg_qr(normal_draws(basis, options.stream)));
   for (int64_t i = 0; i <= options.iterations; ++i)
     basis = std::get<0>(at::linalg_qr(products(basis)));

@@ -108,8 +108,9 @@ Tensor output_samples(const OutputDistribution& outputs, const Stream& stream, i
       for (int64_t c = 0; c < classes; ++c) out[s][i][c] = numbers.normal();
   }
   const auto v = outputs.covariance.to(torch::kFloat64);
+  z = z.to(v.device());
   // Rounding leaves V singular or slightly indefinite: jitter relative to its trace.
-  const auto eye = torch::eye(classes, torch::kFloat64);
+  const auto eye = torch::eye(classes, v.options());
   Tensor root;
   for (double jitter = 1e-12; !root.defined(); jitter *= 100) {
     const auto scale = v.diagonal(0, 1, 2).mean(1).clamp_min(1e-300);
@@ -182,7 +183,7 @@ Metrics classification_metrics(const Tensor& probabilities, const Tensor& y) {
   m.accuracy = right.mean().item<double>();
   m.nll = -p.gather(1, y.unsqueeze(1)).clamp_min(1e-300).log().mean().item<double>();
   const auto bin = (confidence * kBins).to(torch::kLong).clamp(0, kBins - 1);
-  auto gap = torch::zeros({kBins}, torch::kFloat64);
+  auto gap = torch::zeros({kBins}, right.options());
   gap.index_add_(0, bin, right - confidence);
   m.ece = gap.abs().sum().item<double>() / static_cast<double>(y.size(0));
   return m;
@@ -203,7 +204,7 @@ Metrics bernoulli_metrics(const Tensor& probabilities, const Tensor& y) {
   // Each output is a decision of its own, held with confidence max(p, 1 - p).
   const auto confidence = torch::maximum(p, 1 - p).flatten();
   const auto bin = (confidence * kBins).to(torch::kLong).clamp(0, kBins - 1);
-  auto gap = torch::zeros({kBins}, torch::kFloat64);
+  auto gap = torch::zeros({kBins}, right.options());
   gap.index_add_(0, bin, right.flatten() - confidence);
   m.ece = gap.abs().sum().item<double>() / static_cast<double>(y.numel());
   return m;

@@ -3,11 +3,13 @@
 #include <algorithm>
 #include <numeric>
 
+#include "laplace/cuda/bind.h"
+
 namespace evariste {
 namespace {
 
-Tensor triangle(int64_t dimension) {  // places of the lower triangle in [D D]
-  const auto places = torch::tril_indices(dimension, dimension);
+Tensor triangle(int64_t dimension, torch::Device device) {  // of the lower triangle in [D D]
+  const auto places = torch::tril_indices(dimension, dimension, 0, device);
   return places[0] * dimension + places[1];
 }
 
@@ -50,12 +52,14 @@ void agree(const Processes& processes, const std::vector<Tensor>& tensors) {
 }
 
 Tensor pack_symmetric(const Tensor& matrices) {
-  return matrices.flatten(1).index_select(1, triangle(matrices.size(2)));
+  if (cuda::takes(matrices)) return cuda::pack_lower(matrices);
+  return matrices.flatten(1).index_select(1, triangle(matrices.size(2), matrices.device()));
 }
 
 Tensor unpack_symmetric(const Tensor& packed, int64_t dimension) {
+  if (cuda::takes(packed)) return cuda::unpack_lower(packed, dimension);
   auto out = torch::zeros({packed.size(0), dimension * dimension}, packed.options());
-  out.index_copy_(1, triangle(dimension), packed);
+  out.index_copy_(1, triangle(dimension, packed.device()), packed);
   out = out.view({packed.size(0), dimension, dimension});
   return out + out.tril(-1).transpose(1, 2);
 }

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "laplace/cuda/bind.h"
 #include "laplace/gram.h"
 #include "laplace/register_tiles.h"
 
@@ -111,7 +112,8 @@ Tensor sample_gradients(const Block& block, const Tensor& x, const Tensor& g) {
 
 Features features_of(const Block& block, const Tensor& x, const Tensor& basis_a) {
   const auto gathered = block.gathered(x);
-  const auto order = block.gathered_order();
+  auto order = block.gathered_order();
+  if (order.defined()) order = order.to(x.device());
   if (!basis_a.defined()) return {gathered, order};
   const auto basis = order.defined() ? basis_a.index_select(1, order) : basis_a;
   return {gathered.matmul(basis.unsqueeze(1)), Tensor()};
@@ -125,6 +127,8 @@ Tensor squared_gradients(const Block& block, const Features& features, const Ten
   if (p.positions == 1) {
     const auto squares = p.g.squeeze(3).square().sum(1);  // [Q, n, O]
     sum = squares.transpose(1, 2).matmul(p.phi.squeeze(2).square()).to(torch::kFloat64);
+  } else if (cuda::takes(p.g)) {
+    sum = cuda::squared_gradients(p.g, p.phi);
   } else if (has_register_tiles(p.g)) {
     std::vector<Tensor> groups;
     for (int64_t q = 0; q < p.groups; ++q) groups.push_back(squared_products(p.g[q], p.phi[q]));
@@ -184,7 +188,8 @@ void add_output_covariance(const Block& block, const Tensor& x, const Tensor& g,
   if (p.positions == 1) {
     // w_i = sum_j s_ij phi_j^2, then g_c diag(w) g_d: no per-sample gradient is formed.
     const auto w = p.phi.squeeze(2).square().matmul(s.transpose(1, 2));  // [Q, n, O]
-    const auto columns = p.g.squeeze(3).transpose(1, 2);                 // [Q, n, C, O]
+    if (cuda::takes(w)) return cuda::output_covariance(p.g.squeeze(3), w, out);
+    const auto columns = p.g.squeeze(3).transpose(1, 2);  // [Q, n, C, O]
     out += (columns * w.unsqueeze(2)).matmul(columns.transpose(2, 3)).sum(0);
     return;
   }

@@ -1,5 +1,6 @@
 #include "nn/convolution.h"
 
+#include "laplace/cuda/bind.h"
 #include "nn/autocorrelation.h"
 
 namespace evariste {
@@ -158,7 +159,16 @@ Tensor ConvBlock::gradient(const Tensor& x, const Tensor& g) const {
   return to_matrix(std::get<1>(gradients));
 }
 
-Tensor ConvBlock::input_gram(const Tensor& x) const { return patch_gram(pad_fully(x), geometry_); }
+Tensor ConvBlock::input_gram(const Tensor& x) const {
+  if (!cuda::takes(x)) return patch_gram(pad_fully(x), geometry_);
+  const auto& g = geometry_;
+  const auto inner = inner_padding();
+  return cuda::conv_gram(pad(x), {{g.kernel[0], g.kernel[1]},
+                                  {g.stride[0], g.stride[1]},
+                                  {inner[0], inner[1]},
+                                  {g.dilation[0], g.dilation[1]},
+                                  g.groups});
+}
 
 Conv2d::Conv2d(int64_t inputs, int64_t outputs, const ConvGeometry& geometry, bool bias) {
   const auto fan_in = inputs / geometry.groups * geometry.kernel[0] * geometry.kernel[1];

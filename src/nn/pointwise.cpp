@@ -5,6 +5,7 @@
 
 #include "core/error.h"
 #include "core/nearest.h"
+#include "laplace/cuda/bind.h"
 
 namespace evariste {
 namespace {
@@ -86,27 +87,40 @@ Activation::Activation(std::string_view kind, const ActivationOptions& options)
   for (const auto& f : functions()) {
     if (kind != f.name) continue;
     bends_ = f.bends;
+    is_rectifier_ = kind == "relu";
     value_ = f.value;
     slope_ = f.slope;
   }
   if (!value_) throw UsageError(unknown_name("activation", kind, kinds()));
 }
 
+namespace {
+
+/// g [R, n, ...] times the slopes, which are bits where a rectifier ran on a GPU; `entries` of
+/// them.
+Tensor times_slopes(const Tensor& g, const Tensor& slopes, int64_t entries) {
+  return slopes.scalar_type() == torch::kInt32 ? cuda::masked_backward(g, slopes, entries)
+                                               : g * slopes;
+}
+
+}  // namespace
+
 Tensor Activation::forward(const Tensor& x, Tape* tape) const {
   auto y = value_(x, options_);
-  if (tape) tape->aux = slope_(x, y, options_);
+  if (tape)
+    tape->aux = is_rectifier_ && cuda::takes(x) ? cuda::pack_positive(x) : slope_(x, y, options_);
   return y;
 }
 
 Tensor Activation::backward(const Tensor& g, const Tape& tape, const Sink& sink, bool) const {
   if (sink.bend && bends()) sink.bend(*this, tape, g);
-  return g * tape.aux;
+  return times_slopes(g, tape.aux, g.numel() / g.size(0));
 }
 
 Tensor Activation::jvp(const Tensor& dx, const Tape& tape, const Tangents& tangents) const {
   if (!dx.defined()) return dx;
   if (tangents.bend && bends()) tangents.bend(*this, tape, dx);
-  return dx * tape.aux;
+  return times_slopes(dx, tape.aux, dx.numel() / dx.size(0));
 }
 
 Tensor Gather::backward(const Tensor& g, const Tape& tape, const Sink&, bool needs_input) const {

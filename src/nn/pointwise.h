@@ -30,6 +30,7 @@ class Activation : public Layer {
 
  private:
   bool bends_ = false;
+  bool is_rectifier_ = false;
   Tensor (*value_)(const Tensor& x, const ActivationOptions& options);
   Tensor (*slope_)(const Tensor& x, const Tensor& y, const ActivationOptions& options);
   ActivationOptions options_;
