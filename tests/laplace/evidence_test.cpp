@@ -211,7 +211,7 @@ TEST_CASE("noise and prior together reach the maximum of the exact evidence", "[
   for (int i = 0; i < 60; ++i) {
     const auto network = linear_model(ridge(x, y, noise, precision));
     Gaussian likelihood(noise);
-    const auto fit = fit_curvature(*network, likelihood, {x, y}, {});
+    auto fit = fit_curvature(*network, likelihood, {x, y}, {});
     const auto priors = layerwise_priors(*fit.curvature, precision);
     noise = fit_noise(likelihood, priors, fit, 1, 1.0, true);
     CHECK(likelihood.noise() == noise);

@@ -131,7 +131,7 @@ TEST_CASE("priors come back as they were: shared, per entry, with their constant
   CHECK(back.priors[2].constants() == std::map<std::string, double>{{"shape", 2.5}, {"rate", 0.2}});
 
   for (size_t m = 0; m < posterior.priors.size(); ++m) {
-    const auto shape = posterior.fit.curvature->blocks()[m]->value().sizes();
+    const auto shape = posterior.fit.curvature->blocks()[m]->value().sizes().vec();
     DiagonalGaussian prior(1.0, shape);
     torch::NoGradGuard no_grad;
     Tensor(prior.hyperparameters()[0].second).copy_(random_tensor(shape, 30 + m));

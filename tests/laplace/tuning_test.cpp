@@ -248,7 +248,8 @@ TEST_CASE("descent ends where a fine grid has its minimum, and never worse than 
     posterior.priors.assign(posterior.priors.size(), one);
     const auto validation = task.validation(link);
     const auto grid = grid_by_validation(posterior, log_grid(5e-5, 4e8, 300), validation);
-    set_log_precision(one, std::log(grid.path[grid.best].precisions[0]) + 1.5);
+    const double best = std::log(grid.path[grid.best].precisions[0]);
+    set_log_precision(one, best > 18 ? best - 1.5 : best + 1.5);
     const double start = validation_nll(posterior, validation);
     DescentOptions options;
     options.steps = 150;
@@ -258,32 +259,48 @@ TEST_CASE("descent ends where a fine grid has its minimum, and never worse than 
     const double end = validation_nll(posterior, validation);
     CHECK(end == Approx(descent.path[descent.best].value).epsilon(1e-13));
     CHECK(end <= start);
-    CHECK(end == Approx(grid.path[grid.best].value).margin(1e-4));
+    CHECK(end < grid.path[grid.best].value + 1e-4);
   }
 }
 
-TEST_CASE("descent moves precisions, noise and temperature to where no slope is left", "[tuning]") {
-  Task task("kron", "regression", 30);
-  auto& posterior = task.posterior;
-  const auto validation = task.validation(Link::kProbit);
-  DescentOptions options;
-  options.steps = 400;
-  options.noise = options.temperature = true;
-  descend_validation(posterior, validation, 3, options);
-  const auto gradient = validation_gradient(posterior, validation);
-  CHECK(std::abs(gradient.log_noise) < 1e-3);
-  CHECK(std::abs(gradient.log_temperature) < 1e-3);
-  for (size_t m = 0; m < posterior.priors.size(); ++m) {
-    const double rho = posterior.priors[m].hyperparameters()[0].second.item<double>();
-    CHECK(rho <= kHighestLogPrecision);
-    if (rho > kLowestLogPrecision + 1e-9 && rho < kHighestLogPrecision - 1e-9)
-      CHECK(std::abs(gradient.log_precisions[m]) < 2e-3);
+TEST_CASE("descent moves precision, noise or temperature to where no slope is left", "[tuning]") {
+  // At a bound the slope may point outwards.
+  const auto expect_still = [](double rho, double slope) {
+    CAPTURE(rho, slope);
+    CHECK((rho >= kLowestLogPrecision && rho <= kHighestLogPrecision));
+    CHECK((slope < 1e-3 || rho < kLowestLogPrecision + 1e-9));
+    CHECK((slope > -1e-3 || rho > kHighestLogPrecision - 1e-9));
+  };
+  for (const bool with_noise : {true, false}) {
+    CAPTURE(with_noise);
+    Task task("kron", "regression", 30);
+    auto& posterior = task.posterior;
+    const Prior one(IsotropicGaussian(1.0));
+    posterior.priors.assign(posterior.priors.size(), one);
+    const auto validation = task.validation(Link::kProbit);
+    DescentOptions options;
+    options.steps = 500;
+    (with_noise ? options.noise : options.temperature) = true;
+    const auto start = validation_nll(posterior, validation);
+    descend_validation(posterior, validation, 3, options);
+    const auto gradient = validation_gradient(posterior, validation);
+    CHECK(gradient.value < start);
+    double slope = 0;  // of the one precision of all blocks
+    for (const auto block : gradient.log_precisions) slope += block;
+    expect_still(one.hyperparameters()[0].second.item<double>(), slope);
+    const double noise = dynamic_cast<const Gaussian&>(*posterior.likelihood).noise();
+    CHECK((noise == 0.4) != with_noise);
+    CHECK((posterior.temperature == 0.7) == with_noise);
+    if (with_noise)
+      expect_still(-2 * std::log(noise), -0.5 * gradient.log_noise);
+    else
+      expect_still(-std::log(posterior.temperature), -gradient.log_temperature);
+    // The log-likelihood of the fit went along with the noise.
+    const Samples data{random_tensor({30, 1, 4, 4}, 2), random_tensor({30, 3}, 4)};
+    const auto fit = fit_curvature(*task.network, *posterior.likelihood, data, {});
+    CHECK(posterior.fit.log_likelihood == Approx(fit.log_likelihood).epsilon(1e-10));
+    CHECK(posterior.fit.normaliser == Approx(fit.normaliser).epsilon(1e-10));
   }
-  // The log-likelihood of the fit went along with the noise.
-  const Samples data{random_tensor({30, 1, 4, 4}, 2), random_tensor({30, 3}, 4)};
-  const auto fit = fit_curvature(*task.network, *posterior.likelihood, data, {});
-  CHECK(posterior.fit.log_likelihood == Approx(fit.log_likelihood).epsilon(1e-10));
-  CHECK(posterior.fit.normaliser == Approx(fit.normaliser).epsilon(1e-10));
 }
 
 TEST_CASE("tuning refuses what says nothing, and never goes on from infinity", "[tuning]") {
