@@ -78,7 +78,8 @@ class Bench {
         bytes(conv_gram_workspace_bytes(images_, size, size, channels, c, sizeof(float)));
     // Flops of the distinct products, 13 of a 3 x 3 kernel at stride 1 and 34 at stride 2.
     const double products = stride == 1 ? 13 : 34;
-    const double pixels = static_cast<double>(images_ * size * size) / (stride * stride);
+    const double pixels =
+        static_cast<double>(images_ * size * size) / static_cast<double>(stride * stride);
     time(fmt::format("K1 conv_gram {}", name(precision)),
          fmt::format("{} x {}^2 x {}, stride {}", images_, size, channels, stride),
          static_cast<double>(x.nbytes() + out.nbytes()),

@@ -4,11 +4,13 @@
 
 #include <algorithm>
 #include <cstring>
+#include <fstream>
 #include <numeric>
 #include <set>
 
 #include "core/error.h"
 #include "core/sha256.h"
+#include "io/atomic_file.h"
 
 namespace evariste {
 namespace {
@@ -237,6 +239,54 @@ const std::string& PosteriorFile::text(const std::filesystem::path& path,
   throw IoError(fmt::format("{}: the attribute \"{}\" is missing", path.string(), name));
 }
 
+namespace {
+
+constexpr std::string_view kSeal = "\nevariste-sha256 ";
+constexpr size_t kSealBytes = kSeal.size() + 64;
+
+std::string seal_of(std::ifstream& in, uint64_t bytes) {
+  Sha256 sum;
+  std::vector<char> part(1 << 20);
+  for (uint64_t left = bytes; left > 0;) {
+    const auto count = std::min<uint64_t>(left, part.size());
+    in.read(part.data(), static_cast<std::streamsize>(count));
+    if (!in) break;
+    sum.update(part.data(), count);
+    left -= count;
+  }
+  return std::string(kSeal) + sum.hex();
+}
+
+/// Adds the checksum of the bytes behind them, where HDF5 does not look.
+void seal(const std::filesystem::path& path) {
+  std::ifstream in(path, std::ios::binary);
+  const auto text = seal_of(in, std::filesystem::file_size(path));
+  std::ofstream out(path, std::ios::binary | std::ios::app);
+  out << text << std::flush;
+  if (!in || !out) throw IoError(fmt::format("{}: could not be written", path.string()));
+}
+
+/// Damage is found before HDF5 follows an address that it changed, which ends the process. Files
+/// without a seal have been through other hands: `expect_readable` judges what they hold.
+void expect_seal(const std::filesystem::path& path) {
+  std::ifstream in(path, std::ios::binary);
+  std::error_code none;
+  const auto size = std::filesystem::file_size(path, none);
+  if (!in || none || size < kSealBytes) return;
+  std::string found(kSealBytes, '\0');
+  in.seekg(static_cast<std::streamoff>(size - kSealBytes));
+  in.read(found.data(), static_cast<std::streamsize>(kSealBytes));
+  if (!in || !found.starts_with(kSeal)) return;
+  in.seekg(0);
+  if (seal_of(in, size - kSealBytes) != found)
+    throw IoError(
+        fmt::format("{}: damaged or no posterior: its bytes are not those that were "
+                    "written (checksum)",
+                    path.string()));
+}
+
+}  // namespace
+
 void write_posterior(const std::filesystem::path& path, const PosteriorFile& file) {
   const auto& p = file.posterior;
   const auto& e = p.evidence;
@@ -269,10 +319,14 @@ void write_posterior(const std::filesystem::path& path, const PosteriorFile& fil
   for (size_t m = 0; m < p.blocks.size(); ++m)
     out.arrays("curvature/" + e.blocks[m].name, p.curvature.blocks[m]);
   out.record.attributes["sha256"] = digest(out.record);
-  write_run(path, out.record);
+  write_atomically(path, [&](const std::filesystem::path& temporary) {
+    write_run(temporary, out.record);
+    seal(temporary);
+  });
 }
 
 PosteriorFile read_posterior(const std::filesystem::path& path) {
+  expect_seal(path);
   const auto record = read_run(path, "posterior");
   expect_readable(path, record);
   const Reader in(path, record);

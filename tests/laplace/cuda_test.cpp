@@ -352,7 +352,7 @@ TEST_CASE("cuda K4: roots and scores of likelihoods", "[laplace][cuda]") {
           const Stream stream(77);
           const auto labels = torch::arange(n, torch::kLong) % classes;
           const double limit = type == torch::kFloat64 ? 1e-12 : 2e-5;
-          const auto from = put(f);
+          const auto from = runs ? put(f) : f;
           const auto* pd = from.template const_data_ptr<T>();
 
           const auto columns = std::max<int64_t>(1, classes - 1);

@@ -279,7 +279,8 @@ TEST_CASE("descent moves precision, noise or temperature to where no slope is le
     posterior.priors.assign(posterior.priors.size(), one);
     const auto validation = task.validation(Link::kProbit);
     DescentOptions options;
-    options.steps = 500;
+    options.steps = 3000;
+    options.learning_rate = 0.5;  // with the temperature the slope fades slowly towards a bound
     (with_noise ? options.noise : options.temperature) = true;
     const auto start = validation_nll(posterior, validation);
     descend_validation(posterior, validation, 3, options);
