@@ -64,8 +64,8 @@ struct RunRecord {
 /// Replaces the file whole (atomic_file.h). Throws IoError.
 void write_run(const std::filesystem::path& path, const RunRecord& record);
 
-/// Throws UsageError where there is no file, IoError where it is damaged, truncated or no HDF5 file;
-/// `kind` says in the message what was expected.
+/// Throws UsageError where there is no file, IoError where it is damaged, truncated or no HDF5
+/// file; `kind` says in the message what was expected.
 RunRecord read_run(const std::filesystem::path& path, std::string_view kind = "run file");
 
 /// Whether `path` is there and its status is "finished". Throws IoError where it is damaged.
