@@ -27,53 +27,77 @@ struct Packed {
 
 enum class Into { kSum, kSquares };
 
-/// The tile [i, i + kHigh) x [j, j + kColumns) of a^T b, into `sum` [.., b.side].
-template <Into into, class T>
+/// The tile of `high` rows from i on and `wide` vectors from j on of a^T b, into `sum` [..,
+/// b.side].
+template <Into into, int64_t high, int64_t wide, class T>
 [[gnu::always_inline]] inline void add_tile(Packed<T> a, Packed<T> b, int64_t count, int64_t i,
                                             int64_t j, T* sum) {
   typedef T Vector __attribute__((vector_size(kVector)));
   typedef T Unaligned __attribute__((vector_size(kVector), aligned(alignof(T))));
-  Vector tile[kHigh][kWide] = {};
-  const T* high = a.data + i;
-  const T* wide = b.data + j;
-  for (int64_t k = 0; k < count; ++k, high += a.stride, wide += b.stride) {
-    const auto* row = reinterpret_cast<const Unaligned*>(wide);
-    for (int64_t u = 0; u < kHigh; ++u)
-      for (int64_t w = 0; w < kWide; ++w) tile[u][w] += high[u] * row[w];
+  Vector tile[high][wide] = {};
+  const T* left = a.data + i;
+  const T* right = b.data + j;
+  for (int64_t k = 0; k < count; ++k, left += a.stride, right += b.stride) {
+    const auto* row = reinterpret_cast<const Unaligned*>(right);
+    for (int64_t u = 0; u < high; ++u)
+      for (int64_t w = 0; w < wide; ++w) tile[u][w] += left[u] * row[w];
   }
-  for (int64_t u = 0; u < kHigh; ++u) {
+  for (int64_t u = 0; u < high; ++u) {
     auto* to = reinterpret_cast<Vector*>(sum + (i + u) * b.side + j);
-    for (int64_t w = 0; w < kWide; ++w)
+    for (int64_t w = 0; w < wide; ++w)
       to[w] += into == Into::kSquares ? tile[u][w] * tile[u][w] : tile[u][w];
   }
 }
 
-/// Tiles [begin, end) of the list: columns j, and in each its rows i; of a symmetric product those
-/// from j on.
-template <Into into, class T>
-[[gnu::always_inline]] inline void add_tiles(Packed<T> a, Packed<T> b, int64_t count, int64_t begin,
-                                             int64_t end, T* sum) {
+/// Tiles [begin, end) of the product: columns j, and in each its rows i.
+template <class T>
+[[gnu::always_inline]] inline void add_square_tiles(Packed<T> a, Packed<T> b, int64_t count,
+                                                    int64_t begin, int64_t end, T* sum) {
   int64_t tile = 0;
   for (int64_t j = 0; j < b.side && tile < end; j += kColumns<T>)
-    for (int64_t i = into == Into::kSum ? j : 0; i < a.side && tile < end; i += kHigh, ++tile)
-      if (tile >= begin) add_tile<into>(a, b, count, i, j, sum);
+    for (int64_t i = 0; i < a.side && tile < end; i += kHigh, ++tile)
+      if (tile >= begin) add_tile<Into::kSquares, kHigh, kWide>(a, b, count, i, j, sum);
+}
+
+template <class T>
+constexpr int64_t kLanes = kColumns<T> / kWide;
+
+/// How many tiles the lower triangle of a [side, side] product has.
+template <class T>
+int64_t count_lower_tiles(int64_t side) {
+  int64_t tiles = 0;
+  for (int64_t j = 0; j < side; j += kColumns<T>) tiles += 1 + (side - j - kLanes<T>) / kHigh;
+  return tiles;
+}
+
+/// Those of them in [begin, end): in columns j the square on the diagonal, one vector wide, then
+/// the rows below it.
+template <class T>
+[[gnu::always_inline]] inline void add_lower_tiles(Packed<T> rows, int64_t count, int64_t begin,
+                                                   int64_t end, T* sum) {
+  int64_t tile = 0;
+  for (int64_t j = 0; j < rows.side && tile < end; j += kColumns<T>) {
+    if (tile++ >= begin) add_tile<Into::kSum, kLanes<T>, 1>(rows, rows, count, j, j, sum);
+    for (int64_t i = j + kLanes<T>; i < rows.side && tile < end; i += kHigh, ++tile)
+      if (tile >= begin) add_tile<Into::kSum, kHigh, kWide>(rows, rows, count, i, j, sum);
+  }
 }
 
 EVARISTE_WIDEST void add_gram(Packed<float> rows, int64_t count, int64_t begin, int64_t end,
                               float* sum) {
-  add_tiles<Into::kSum>(rows, rows, count, begin, end, sum);
+  add_lower_tiles(rows, count, begin, end, sum);
 }
 EVARISTE_WIDEST void add_gram(Packed<double> rows, int64_t count, int64_t begin, int64_t end,
                               double* sum) {
-  add_tiles<Into::kSum>(rows, rows, count, begin, end, sum);
+  add_lower_tiles(rows, count, begin, end, sum);
 }
 EVARISTE_WIDEST void add_squares(Packed<float> a, Packed<float> b, int64_t count, int64_t begin,
                                  int64_t end, float* sum) {
-  add_tiles<Into::kSquares>(a, b, count, begin, end, sum);
+  add_square_tiles(a, b, count, begin, end, sum);
 }
 EVARISTE_WIDEST void add_squares(Packed<double> a, Packed<double> b, int64_t count, int64_t begin,
                                  int64_t end, double* sum) {
-  add_tiles<Into::kSquares>(a, b, count, begin, end, sum);
+  add_square_tiles(a, b, count, begin, end, sum);
 }
 
 /// Rows as tiles want them: as they lie, or copied to where columns beyond the last are zero.
@@ -109,8 +133,7 @@ void add_lower_gram_of(const Tensor& rows, Tensor& sum) {
   const auto r = rows.size(0), d = rows.size(1), side = sum.size(0);
   const auto deep = std::clamp<int64_t>(kBlockBytes / (side * static_cast<int64_t>(sizeof(T))), 16,
                                         std::min(kDeep, std::max<int64_t>(16, r)));
-  int64_t tiles = 0;
-  for (int64_t j = 0; j < side; j += kColumns<T>) tiles += (side - j + kHigh - 1) / kHigh;
+  const auto tiles = count_lower_tiles<T>(side);
   const T* from = rows.data_ptr<T>();
   T* to = sum.data_ptr<T>();
   const auto flops = 2 * r * kHigh * kColumns<T>;
