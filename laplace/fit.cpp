@@ -153,7 +153,30 @@ struct KronSums {
   bool started = false;
   bool has_view = false;  // phi(x) is x itself, seen as rows
   Features features;      // of the samples at hand, for all their columns
+  Sharing sharing;
+  std::vector<int64_t> shape;
+  int64_t positions_b = 0;
+  double share_b = 1;  // of the sum in b: 1/T of weights that expand
+  /// Of a bias: the weight whose b has the same sum, so that it is taken once.
+  const KronSums* twin = nullptr;
 };
+
+/// What a backward pass reported last: a layer's bias comes right behind its weight.
+struct LastReport {
+  const Block* block = nullptr;
+  const KronSums* sums = nullptr;
+  Tensor g;
+};
+
+/// Whether the output factors of a weight and its bias are sums over the same cotangents.
+bool are_twins(const LastReport& weight, const KronSums& bias, const Block& block,
+               const Tensor& g) {
+  if (!weight.block || weight.block->bias != &block || !weight.g.is_same(g)) return false;
+  const auto& sums = *weight.sums;
+  const bool is_alike =
+      sums.sharing == bias.sharing || (sums.positions_b == 1 && bias.positions_b == 1);
+  return is_alike && sums.shape[0] == 1 && bias.shape[0] == 1 && sums.shape[1] == bias.shape[1];
+}
 
 /// Rows [Q, r, D] as they are, or their Gram matrix where that is smaller.
 void add_either(FactorSum& sum, const Tensor& rows) {
@@ -164,10 +187,11 @@ void add_either(FactorSum& sum, const Tensor& rows) {
   }
 }
 
-void add_kron(KronSums& sums, const Block& block, const Tensor& x, const Tensor& g,
-              const Part& part, const CurvatureOptions& options, int64_t samples) {
+void add_kron(KronSums& sums, LastReport& last, const Block& block, const Tensor& x,
+              const Tensor& g, const Part& part, const CurvatureOptions& options, int64_t samples) {
   const auto shape = block.value().sizes().vec();  // of a temporary
   const auto sharing = sharing_of(block, options);
+  const auto before = std::exchange(last, {&block, &sums, g});
   const bool is_exact = options.correction != Correction::kSketch;
   if (part.is_sketch) {
     sums.trace += gradient_trace(block, features_of(block, x), g);
@@ -206,6 +230,12 @@ void add_kron(KronSums& sums, const Block& block, const Tensor& x, const Tensor&
                    : block.to_positions(g.narrow(0, 0, 1).narrow(1, 0, 1).flatten(0, 1)).size(2);
     sums.a = FactorSum(samples * t);
     sums.b = FactorSum(samples * t_out * part.columns);
+    sums.sharing = sharing;
+    sums.shape = shape;
+    sums.positions_b = t_out;
+    if (sharing == Sharing::kExpand && !block.is_constant())
+      sums.share_b = 1.0 / static_cast<double>(t_out);
+    if (are_twins(before, sums, block, g)) sums.twin = before.sums;
   }
   if (part.is_first) {  // later parts have the same inputs
     if (selected || sums.a.wants_rows(shape[2])) {
@@ -218,16 +248,15 @@ void add_kron(KronSums& sums, const Block& block, const Tensor& x, const Tensor&
       sums.a.add_gram(input_factor(block, x, sharing));
     }
   }
+  if (sums.twin) return;
   if (!selected) positions = block.to_positions(g.flatten(0, 1));
-  if (selected || sums.b.wants_rows(shape[1])) {
-    const auto t = block.is_constant() ? 1.0 : static_cast<double>(positions.size(2));
-    const auto rows =
-        sharing == Sharing::kReduce ? positions.sum(2) : positions.flatten(1, 2) / std::sqrt(t);
-    add_either(sums.b, rows);
-  } else if (positions.size(2) == 1) {
-    sums.b.add_product(positions.flatten(1, 2));
+  const bool are_rows = positions.stride(3) == 1 || positions.size(2) == 1;
+  if (sharing == Sharing::kReduce) {
+    add_either(sums.b, positions.sum(2));
+  } else if (are_rows || selected || sums.b.wants_rows(shape[1])) {
+    add_either(sums.b, positions.flatten(1, 2));
   } else {
-    sums.b.add_gram(output_factor(block, g, sharing));
+    sums.b.add_gram(output_factor(block, g, sharing) / sums.share_b);
   }
 }
 
@@ -237,7 +266,7 @@ void sum_kron(const Processes& processes, std::vector<KronSums>& sums) {
   auto traces = torch::empty({static_cast<int64_t>(sums.size())}, torch::kFloat64);
   for (size_t m = 0; m < sums.size(); ++m) {
     matrices.push_back(sums[m].a.as_gram());
-    matrices.push_back(sums[m].b.as_gram());
+    if (!sums[m].twin) matrices.push_back(sums[m].b.as_gram());
     traces[static_cast<int64_t>(m)] = sums[m].trace;
   }
   sum_symmetric_over(processes, matrices);
@@ -256,7 +285,9 @@ std::shared_ptr<KronCurvature> finish_kron(const std::vector<const Block*>& bloc
   for (size_t m = 0; m < blocks.size(); ++m) {
     auto& factor = factors[m];
     factor.a = sums[m].a.finish(1.0 / n);
-    factor.b = sums[m].b.finish(data.weight());
+    factor.b = sums[m].twin ? factors[static_cast<size_t>(sums[m].twin - sums.data())].b.times(
+                                  sums[m].share_b / sums[m].twin->share_b)
+                            : sums[m].b.finish(data.weight() * sums[m].share_b);
     const auto kron_trace = (factor.a.traces() * factor.b.traces()).sum().item<double>();
     const auto trace = sums[m].trace * data.weight();
     if (!std::isfinite(kron_trace))
@@ -453,11 +484,12 @@ Fit fit_curvature(Layer& network, const Likelihood& likelihood, const Samples& d
     case Structure::kKron:
     case Structure::kEkfac: {
       std::vector<KronSums> sums(blocks.size());
+      LastReport last;
       // Rows of factors are kept where they are few; those of several processes do not add up.
       const auto rows = data.processes ? std::numeric_limits<int32_t>::max() : data.count();
       fisher_pass(network, likelihood, data, options, index, fit,
                   [&](size_t m, const Tensor& x, const Tensor& g, const Part& part) {
-                    add_kron(sums[m], *blocks[m], x, g, part, options, rows);
+                    add_kron(sums[m], last, *blocks[m], x, g, part, options, rows);
                   });
       fit.seconds_pass = seconds_since(start);
       const auto eigen_start = Clock::now();

@@ -151,24 +151,34 @@ KronCurvature::KronCurvature(std::vector<const Block*> blocks, std::vector<KronF
 
 void KronCurvature::decompose(bool bases, torch::ScalarType arithmetic,
                               const Processes* processes) {
-  std::vector<double> costs;  // input and output factor of each block in turn
-  for (const auto& factor : factors_)
-    for (const auto* side : {&factor.a, &factor.b})
-      costs.push_back(static_cast<double>(side->groups()) *
-                      std::pow(static_cast<double>(side->dimension()), 3));
-  const auto owner = deal_out(costs, processes ? processes->size() : 1);
+  // Input and output factor of each block in turn. A bias may have its weight's output factor.
   const auto side_of = [&](size_t i) -> SymmetricFactor& {
     return i % 2 == 0 ? factors_[i / 2].a : factors_[i / 2].b;
   };
+  std::vector<size_t> first(2 * factors_.size());  // of those that are the same
+  std::vector<double> costs;
+  for (size_t i = 0; i < first.size(); ++i) {
+    for (first[i] = 0; first[i] < i && !side_of(i).is_same(side_of(first[i])); ++first[i]) {
+    }
+    const auto& side = side_of(i);
+    costs.push_back(first[i] < i ? 0
+                                 : static_cast<double>(side.groups()) *
+                                       std::pow(static_cast<double>(side.dimension()), 3));
+  }
+  const auto owner = deal_out(costs, processes ? processes->size() : 1);
   for (size_t i = 0; i < owner.size(); ++i)
-    if (!processes || owner[i] == processes->rank())
+    if (first[i] == i && (!processes || owner[i] == processes->rank()))
       side_of(i).decompose(
           bases, arithmetic,
           (i % 2 == 0 ? "input factor of " : "output factor of ") + blocks_[i / 2]->name);
-  if (!processes) return;
-  for (size_t i = 0; i < owner.size(); ++i) {  // all have the matrix, so all know the shapes
+  for (size_t i = 0; i < owner.size(); ++i) {
     auto& side = side_of(i);
-    if (owner[i] != processes->rank()) {
+    if (first[i] < i) {
+      side = side_of(first[i]);
+      continue;
+    }
+    if (!processes) continue;
+    if (owner[i] != processes->rank()) {  // all have the matrix, so all know the shapes
       side.values = torch::empty({side.groups(), side.dimension()}, torch::kFloat64);
       if (bases)
         side.basis = torch::empty({side.values.size(0), side.values.size(1), side.values.size(1)},

@@ -67,6 +67,18 @@ Tensor SymmetricFactor::dense() const {
   return (columns * values.unsqueeze(1)).matmul(columns.transpose(1, 2));
 }
 
+SymmetricFactor SymmetricFactor::times(double scale) const {
+  SymmetricFactor out;
+  if (matrix.defined()) out.matrix = scale == 1 ? matrix : scale * matrix;
+  if (rows.defined()) out.rows = scale == 1 ? rows : std::sqrt(scale) * rows;
+  return out;
+}
+
+bool SymmetricFactor::is_same(const SymmetricFactor& other) const {
+  return matrix.defined() ? matrix.is_same(other.matrix)
+                          : rows.defined() && rows.is_same(other.rows);
+}
+
 void SymmetricFactor::decompose(bool vectors, torch::ScalarType arithmetic, std::string_view what) {
   if (values.defined() && (!vectors || basis.defined())) return;
   if (matrix.defined()) {

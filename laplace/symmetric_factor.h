@@ -25,6 +25,11 @@ struct SymmetricFactor {
   /// S as [Q, D, D].
   Tensor dense() const;
 
+  /// scale * S, not decomposed; of scale 1 the same tensors.
+  SymmetricFactor times(double scale) const;
+  /// Made of the same tensors, so that one decomposition serves both.
+  bool is_same(const SymmetricFactor& other) const;
+
   /// Fills values, and basis if `vectors`, in the given arithmetic. A factor with NaN or clearly
   /// negative eigenvalues is a NumericalError naming `what`; float32 that fails to converge is
   /// tried again in float64.

@@ -142,8 +142,8 @@ Tensor ConvBlock::backward_data(const Tensor& g, const Tensor& x) const {
   const auto padding = geometry_.circular ? geometry_.padding : std::array<int64_t, 2>{0, 0};
   shape[2] += 2 * padding[0];
   shape[3] += 2 * padding[1];
-  // Only the input's shape matters here; the values are never read.
-  const auto like = torch::empty({1}, x.options()).expand(shape);
+  // Only the input's shape and layout matter here; the values are never read.
+  const auto like = torch::empty(shape, x.options().memory_format(x.suggest_memory_format()));
   const auto gradients = at::convolution_backward(
       laid_out_as(g, x), like, laid_out_as(weight_.reshape(kernel_shape()), x), c10::nullopt,
       geometry_.stride, inner_padding(), geometry_.dilation, false, {0, 0}, geometry_.groups,

@@ -197,6 +197,25 @@ TEST_CASE("few rows: the Gram form does what the dense matrix does", "[kron]") {
   }
 }
 
+TEST_CASE("a bias whose cotangents are its weight's shares the output factor", "[kron]") {
+  const auto network = network_of(
+      "input = [2, 4, 4]\nlayer = [{ type = 'conv', out = 3, kernel = 3 }, { type = 'tanh' }, "
+      "{ type = 'flatten' }, { type = 'linear', out = 4 }]");
+  randomise(*network, 1);
+  const Samples data{random_tensor({9, 2, 4, 4}, 2), random_labels(9, 4, 3)};
+  CurvatureOptions options;
+  const auto shares = [&](BiasCurvature bias, size_t weight) {
+    options.bias = bias;
+    const auto fit = fit_curvature(*network, Softmax(), data, options);
+    const auto& factors = dynamic_cast<const KronCurvature&>(*fit.curvature).factors();
+    return factors[weight].b.basis.is_same(factors[weight + 1].b.basis);
+  };
+  CHECK(shares(BiasCurvature::kExact, 2));  // the linear layer: one position
+  CHECK(shares(BiasCurvature::kExpand, 2));
+  CHECK_FALSE(shares(BiasCurvature::kExact, 0));   // sums over positions first
+  CHECK_FALSE(shares(BiasCurvature::kExpand, 0));  // the same up to a factor
+}
+
 TEST_CASE("a factor that is not positive is a numerical error that names it", "[kron]") {
   SymmetricFactor factor;
   factor.matrix = torch::diag(torch::tensor({1.0, -0.5}, torch::kFloat64)).unsqueeze(0);
