@@ -56,6 +56,9 @@ struct Believable {
   double gap = -3.0;        ///< the linearised sampling gap must be above
 };
 
+/// Draws from the posterior that the linearised sampling gap is a mean over.
+constexpr int64_t kCheckDraws = 8;
+
 /// Whether the number means what it says. All per datum, in nats.
 struct Checks {
   /// 1/2 g^T P^-1 g / N, g the full gradient of -log p(D, theta): distance from a mode.
@@ -79,12 +82,12 @@ double newton_decrement(const Gradient& gradient, const Likelihood& likelihood, 
 Checks check_evidence(Layer& network, const Likelihood& likelihood, const Samples& data,
                       const Gradient& gradient, const Samples& part, const Fit& fit,
                       const Priors& priors, double temperature, const Stream& stream, int64_t batch,
-                      int64_t draws = 8, const Believable& thresholds = {});
+                      int64_t draws = kCheckDraws, const Believable& thresholds = {});
 
 /// The same with both over `data`: one more gradient pass.
 Checks check_evidence(Layer& network, const Likelihood& likelihood, const Samples& data,
                       const Fit& fit, const Priors& priors, double temperature,
-                      const Stream& stream, int64_t batch, int64_t draws = 8);
+                      const Stream& stream, int64_t batch, int64_t draws = kCheckDraws);
 
 /// Does a block that is held at 0 want to enter? Its precision leaves infinity iff |g|^2 > tr F:
 /// d log q / d(1/delta) = 1/2 (|g|^2 - tr H) at delta = infinity.

@@ -277,7 +277,7 @@ void sum_kron(const Processes& processes, std::vector<KronSums>& sums) {
 
 std::shared_ptr<KronCurvature> finish_kron(const std::vector<const Block*>& blocks,
                                            std::vector<KronSums>& sums, const Samples& data,
-                                           const CurvatureOptions& options) {
+                                           const CurvatureOptions& options, Fit& fit) {
   std::vector<KronFactor> factors(blocks.size());
   std::vector<double> ratios(blocks.size(), std::numeric_limits<double>::quiet_NaN());
   const auto n = static_cast<double>(data.everywhere());
@@ -300,8 +300,10 @@ std::shared_ptr<KronCurvature> finish_kron(const std::vector<const Block*>& bloc
   }
   auto total = data.total > 0 ? data.total : data.everywhere();
   auto kron = std::make_shared<KronCurvature>(blocks, std::move(factors), std::move(ratios), total);
-  kron->decompose(options.bases || options.structure == Structure::kEkfac, options.eigen_type,
-                  data.processes);
+  const auto* previous = dynamic_cast<const KronCurvature*>(options.previous.get());
+  fit.kept_bases =
+      kron->decompose(options.bases || options.structure == Structure::kEkfac, options.eigen_type,
+                      data.processes, previous, options.basis_tolerance);
   return kron;
 }
 
@@ -349,6 +351,14 @@ void expect_defined(const std::vector<const Block*>& blocks, const CurvatureOpti
         "its factors are singular");
   const bool is_kron =
       options.structure == Structure::kKron || options.structure == Structure::kEkfac;
+  const auto* previous = dynamic_cast<const KronCurvature*>(options.previous.get());
+  const auto is_alike = [](const Block* a, const Block* b) { return a->name == b->name; };
+  if (options.previous && (!is_kron || !previous ||
+                           !std::equal(blocks.begin(), blocks.end(), previous->blocks().begin(),
+                                       previous->blocks().end(), is_alike)))
+    throw UsageError(
+        "options.previous keeps bases of structures kron and ekfac: both fits have to be of one of "
+        "them and of the same blocks");
   if (options.bias != BiasCurvature::kExpand || !is_kron) return;
   if (options.sharing == Sharing::kReduce)
     throw UsageError("bias = expand cannot be combined with sharing = reduce: use bias = exact");
@@ -493,7 +503,7 @@ Fit fit_curvature(Layer& network, const Likelihood& likelihood, const Samples& d
                   });
       fit.seconds_pass = seconds_since(start);
       const auto eigen_start = Clock::now();
-      auto kron = finish_kron(blocks, sums, data, options);
+      auto kron = finish_kron(blocks, sums, data, options, fit);
       fit.seconds_eigen = seconds_since(eigen_start);
       if (options.structure == Structure::kEkfac) {
         const auto again = Clock::now();

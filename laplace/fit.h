@@ -78,6 +78,11 @@ struct CurvatureOptions {
   Stream stream = Stream(0);                       ///< of the Monte Carlo labels
   bool bases = true;                               ///< eigenvectors, for all but the evidence
   torch::ScalarType eigen_type = torch::kFloat64;  ///< arithmetic of the decomposition
+  /// Structures kron and ekfac: one of the same blocks at weights near these, as of the epoch
+  /// before, and how much of a factor its basis may leave off the diagonal for it to be kept
+  /// instead of decomposing anew (SymmetricFactor::keep_basis; 1e-3 is a cautious value).
+  std::shared_ptr<const Curvature> previous;
+  double basis_tolerance = 0;
 };
 
 /// What a fit leaves: the curvature and the log-likelihood of the same pass.
@@ -88,6 +93,7 @@ struct Fit {
   double normaliser = 0;      ///< the part a temperature does not divide
   double dropped = 0;         ///< part of sum tr Lambda that rank_tolerance left out
   double columns = 0;         ///< backward passes per sample, mean
+  int64_t kept_bases = 0;     ///< of CurvatureOptions::previous
   double seconds_pass = 0, seconds_eigen = 0;
 };
 

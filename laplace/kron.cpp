@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <numeric>
 
 #include "core/error.h"
 #include "core/widest.h"
@@ -149,8 +150,9 @@ KronCurvature::KronCurvature(std::vector<const Block*> blocks, std::vector<KronF
   trace_ratios_ = std::move(trace_ratios);
 }
 
-void KronCurvature::decompose(bool bases, torch::ScalarType arithmetic,
-                              const Processes* processes) {
+int64_t KronCurvature::decompose(bool bases, torch::ScalarType arithmetic,
+                                 const Processes* processes, const KronCurvature* previous,
+                                 double tolerance) {
   // Input and output factor of each block in turn. A bias may have its weight's output factor.
   const auto side_of = [&](size_t i) -> SymmetricFactor& {
     return i % 2 == 0 ? factors_[i / 2].a : factors_[i / 2].b;
@@ -166,11 +168,38 @@ void KronCurvature::decompose(bool bases, torch::ScalarType arithmetic,
                                        std::pow(static_cast<double>(side.dimension()), 3));
   }
   const auto owner = deal_out(costs, processes ? processes->size() : 1);
-  for (size_t i = 0; i < owner.size(); ++i)
-    if (first[i] == i && (!processes || owner[i] == processes->rank()))
-      side_of(i).decompose(
-          bases, arithmetic,
-          (i % 2 == 0 ? "input factor of " : "output factor of ") + blocks_[i / 2]->name);
+  auto kept = torch::zeros({}, torch::kFloat64);
+  for (size_t i = 0; i < owner.size(); ++i) {
+    if (processes && owner[i] != processes->rank()) costs[i] = 0;
+    if (!previous || costs[i] == 0) continue;
+    const auto& factor = previous->factors_[i / 2];
+    const auto& basis = (i % 2 == 0 ? factor.a : factor.b).basis;
+    if (!basis.defined() || !side_of(i).keep_basis(basis, tolerance)) continue;
+    costs[i] = 0;
+    kept += 1;
+  }
+  const auto decompose_one = [&](size_t i) {
+    side_of(i).decompose(
+        bases, arithmetic,
+        (i % 2 == 0 ? "input factor of " : "output factor of ") + blocks_[i / 2]->name);
+  };
+  const auto threads = static_cast<int64_t>(at::get_num_threads());
+  const auto whole = std::accumulate(costs.begin(), costs.end(), 0.0);
+  const auto largest = costs.empty() ? 0.0 : *std::max_element(costs.begin(), costs.end());
+  const bool is_shared = threads > 1 && largest * static_cast<double>(threads) <= whole;
+  const auto thread_of = deal_out(costs, is_shared ? threads : 1);
+  const auto work = [&](int64_t thread) {
+    for (size_t i = 0; i < costs.size(); ++i)
+      if (costs[i] > 0 && thread_of[i] == thread) decompose_one(i);
+  };
+  if (!is_shared) {
+    work(0);
+  } else {
+    at::parallel_for(0, threads, 1, [&](int64_t begin, int64_t end) {
+      torch::NoGradGuard no_grad;  // a thread's own
+      for (auto thread = begin; thread < end; ++thread) work(thread);
+    });
+  }
   for (size_t i = 0; i < owner.size(); ++i) {
     auto& side = side_of(i);
     if (first[i] < i) {
@@ -190,6 +219,8 @@ void KronCurvature::decompose(bool bases, torch::ScalarType arithmetic,
     processes->broadcast(basis, owner[i]);
     side.basis = basis.to(arithmetic);
   }
+  if (processes) processes->sum(kept);
+  return static_cast<int64_t>(kept.item<double>());
 }
 
 std::vector<LogDet> KronCurvature::log_det(const Precisions& precisions) const {

@@ -65,9 +65,12 @@ class KronCurvature : public Curvature {
                 std::vector<double> trace_ratios, int64_t samples);
 
   /// Decomposes what is not decomposed. Values alone serve log_det; bases all the rest.
-  /// With `processes` each of them does its part of the work.
-  void decompose(bool bases, torch::ScalarType arithmetic = torch::kFloat64,
-                 const Processes* processes = nullptr);
+  /// With `processes` each of them does its part of the work, and its threads share that where no
+  /// single factor is most of it. Bases of `previous`, a curvature of the same blocks, are kept
+  /// where they will do (SymmetricFactor::keep_basis). Returns how many were.
+  int64_t decompose(bool bases, torch::ScalarType arithmetic = torch::kFloat64,
+                    const Processes* processes = nullptr, const KronCurvature* previous = nullptr,
+                    double tolerance = 0);
 
   const std::vector<KronFactor>& factors() const { return factors_; }
 

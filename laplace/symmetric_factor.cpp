@@ -88,7 +88,7 @@ void SymmetricFactor::decompose(bool vectors, torch::ScalarType arithmetic, std:
     if (vectors) basis = pairs.vectors.contiguous();
     return;
   }
-  auto pairs = positive_eigenpairs(rows.matmul(rows.transpose(1, 2)), vectors, arithmetic, what);
+  auto pairs = positive_eigenpairs(gram(rows.transpose(1, 2)), vectors, arithmetic, what);
   values = pairs.values;
   if (!vectors) return;
   // Columns of rows^T U / sqrt(value). Directions of (numerically) no value have no column of
@@ -101,6 +101,18 @@ void SymmetricFactor::decompose(bool vectors, torch::ScalarType arithmetic, std:
       torch::where(keep, values.clamp_min(1e-300).rsqrt(), torch::zeros_like(values));
   const auto columns = rows.transpose(1, 2).matmul(pairs.vectors.to(torch::kFloat64));
   basis = (columns * inverse_root.unsqueeze(1)).to(pairs.vectors.scalar_type());
+}
+
+bool SymmetricFactor::keep_basis(const Tensor& u, double tolerance) {
+  if (!matrix.defined() || u.sizes() != matrix.sizes()) return false;
+  const auto seen = u.transpose(1, 2).matmul(matrix.to(u.scalar_type())).matmul(u);
+  const auto diagonal = seen.diagonal(0, 1, 2).to(torch::kFloat64);  // [Q, D]
+  const auto outside = (seen - torch::diag_embed(seen.diagonal(0, 1, 2))).flatten(1).norm(2, 1);
+  const auto whole = seen.flatten(1).norm(2, 1);
+  if (!(outside <= tolerance * whole).all().item<bool>()) return false;  // NaN neither
+  values = diagonal.clamp_min(0).contiguous();
+  basis = u;
+  return true;
 }
 
 void FactorSum::add_rows(const Tensor& rows) { rows_.push_back(rows.to(torch::kFloat64)); }

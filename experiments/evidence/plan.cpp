@@ -96,7 +96,14 @@ EvidencePlan plan_memory(const EvidenceOptions& options, EvidenceProblem& proble
   }
   const auto base = resident_bytes();
   double other = predictive_bytes(options, problem);
-  if (options.checks == "on") other = std::max(other, pass_bytes(network, problem.train, batch, 2));
+  if (options.checks == "on") {
+    double parameters = 0;  // of a draw from the posterior; eight of them
+    for (const auto& shape : block_shapes(options, network))
+      parameters += static_cast<double>(shape.parameters());
+    other = std::max(
+        other, pass_bytes(network, problem.train, batch, 2) +
+                   kCheckDraws * parameters * static_cast<double>(problem.train.x.element_size()));
+  }
   return with_peak(plan, base, other);
 }
 

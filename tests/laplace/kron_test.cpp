@@ -216,6 +216,72 @@ TEST_CASE("a bias whose cotangents are its weight's shares the output factor", "
   CHECK_FALSE(shares(BiasCurvature::kExpand, 0));  // the same up to a factor
 }
 
+TEST_CASE("an earlier basis is kept where it still diagonalises the factor", "[kron]") {
+  const auto turned = at::linalg_qr(random_tensor({2, 6, 6}, 1));
+  const auto& u = std::get<0>(turned);
+  const auto values = torch::logspace(-6, 2, 6, 10.0, torch::kFloat64).expand({2, 6});
+  const auto noise = random_tensor({2, 6, 6}, 2);
+  const auto symmetric = noise + noise.transpose(1, 2);
+  const auto near = [&](double step) {
+    SymmetricFactor factor;
+    factor.matrix = (u * values.unsqueeze(1)).matmul(u.transpose(1, 2)) + step * symmetric;
+    return factor;
+  };
+  auto exact = near(0);
+  REQUIRE(exact.keep_basis(u, 1e-10));
+  check_close(exact.values, values, 1e-8);
+  check_close(exact.dense(), near(0).matrix, 1e-10);
+
+  auto close = near(1e-3);
+  REQUIRE(close.keep_basis(u, 1e-3));
+  auto decomposed = near(1e-3);
+  decomposed.matrix = decomposed.matrix + 1e-2 * torch::eye(6, torch::kFloat64);  // stays positive
+  auto kept = decomposed;
+  REQUIRE(kept.keep_basis(u, 1e-3));
+  decomposed.decompose(false, torch::kFloat64, "a");
+  check_close(kept.values.sum(1), decomposed.values.sum(1), 1e-12);
+  const auto log_kept = kept.values.add(1.0).log().sum(1),
+             log_det = decomposed.values.add(1.0).log().sum(1);
+  CHECK((log_kept >= log_det - 1e-12).all().item<bool>());  // Hadamard's inequality
+  check_close(log_kept, log_det, 1e-4);
+
+  auto far = near(10.0);
+  CHECK_FALSE(far.keep_basis(u, 1e-3));
+  CHECK_FALSE(far.values.defined());
+  auto damaged = near(0);
+  damaged.matrix[0][0][0] = std::nan("");
+  CHECK_FALSE(damaged.keep_basis(u, 1e-3));
+  CHECK_FALSE(near(0).keep_basis(u.narrow(2, 0, 5), 1e-3));  // a basis of less than the space
+}
+
+TEST_CASE("a fit keeps the bases of an earlier one at nearly the same weights", "[kron]") {
+  const auto network = network_of(
+      "input = [5]\nlayer = [{ type = 'linear', out = 4 }, { type = 'tanh' }, { type = 'linear', "
+      "out = 3 }]");
+  randomise(*network, 1);
+  const Samples data{random_tensor({40, 5}, 2), random_labels(40, 3, 3)};
+  CurvatureOptions options;
+  const auto before = fit_curvature(*network, Softmax(), data, options);
+  CHECK(before.kept_bases == 0);
+  named_blocks(*network)[0]->weight().data().mul_(1 + 1e-5);
+  options.previous = before.curvature;
+  options.basis_tolerance = 1e-3;
+  const auto after = fit_curvature(*network, Softmax(), data, options);
+  CHECK(after.kept_bases == 6);  // two biases share those of their weights
+  options.previous = nullptr;
+  const auto anew = fit_curvature(*network, Softmax(), data, options);
+  const auto priors = precisions_of(layerwise_priors(*anew.curvature, 0.3), *anew.curvature);
+  CHECK(after.curvature->log_det_ratio(priors) ==
+        Approx(anew.curvature->log_det_ratio(priors)).epsilon(1e-6));
+  randomise(*network, 7);
+  options.previous = before.curvature;
+  CHECK(fit_curvature(*network, Softmax(), data, options).kept_bases < 6);
+
+  const auto other = network_of("input = [5]\nlayer = [{ type = 'linear', out = 3 }]");
+  randomise(*other, 1);
+  CHECK_THROWS_AS(fit_curvature(*other, Softmax(), data, options), UsageError);
+}
+
 TEST_CASE("a factor that is not positive is a numerical error that names it", "[kron]") {
   SymmetricFactor factor;
   factor.matrix = torch::diag(torch::tensor({1.0, -0.5}, torch::kFloat64)).unsqueeze(0);
