@@ -108,18 +108,17 @@ Tensor JointBlock::phi(const Tensor& x) const {
   return torch::cat({features, torch::ones(shape, features.options())}, 3);
 }
 
+std::vector<std::pair<const Block*, Tensor>> JointBlock::parts(const Tensor& matrix) const {
+  const auto inputs = matrix.size(2) - 1;
+  return {{&weight_block_, matrix.narrow(2, 0, inputs)},
+          {&bias_block_, matrix.narrow(2, inputs, 1).reshape({1, -1, 1})}};
+}
+
 void set_value(const Block& block, const Tensor& matrix) {
   torch::NoGradGuard no_grad;
-  const auto put = [](const Block& part, const Tensor& value) {
-    auto weight = part.weight();  // a handle: the network's own tensor
-    weight.copy_(part.from_matrix(value));
-  };
-  if (const auto* joint = dynamic_cast<const JointBlock*>(&block)) {
-    const auto inputs = matrix.size(2) - 1;
-    put(joint->weight_block(), matrix.narrow(2, 0, inputs));
-    put(joint->bias_block(), matrix.narrow(2, inputs, 1).reshape({1, -1, 1}));
-  } else {
-    put(block, matrix);
+  for (const auto& [part, value] : block.parts(matrix)) {
+    auto weight = part->weight();  // a handle: the network's own tensor
+    weight.copy_(part->from_matrix(value));
   }
 }
 

@@ -73,6 +73,12 @@ class Block {
     return false;
   }
 
+  /// `matrix` [Q, O, J] by the blocks of the network that it is made of: this one, or those that a
+  /// joint block stands for.
+  virtual std::vector<std::pair<const Block*, Tensor>> parts(const Tensor& matrix) const {
+    return {{this, matrix}};
+  }
+
   std::string name;       ///< as in the state_dict, "0.weight"
   Block* bias = nullptr;  ///< of a weight: the bias of the same layer, if any
   bool is_bias = false;
@@ -125,6 +131,7 @@ class JointBlock : public Block {
   }
 
   std::vector<Tensor> hyperparameters() const override { return weight_block_.hyperparameters(); }
+  std::vector<std::pair<const Block*, Tensor>> parts(const Tensor& matrix) const override;
 
   const Block& weight_block() const { return weight_block_; }
   const Block& bias_block() const { return bias_block_; }

@@ -133,16 +133,9 @@ Checks check_evidence(Layer& network, const Likelihood& likelihood, const Sample
   std::vector<std::map<const Block*, Tensor>> directions(static_cast<size_t>(draws));
   for (size_t s = 0; s < directions.size(); ++s) {
     const auto sample = curvature.sample(precisions, stream.split(s));
-    for (size_t m = 0; m < sample.size(); ++m) {
-      const auto* block = curvature.blocks()[m];
-      if (const auto* joint = dynamic_cast<const JointBlock*>(block)) {
-        const auto inputs = sample[m].size(2) - 1;
-        directions[s][&joint->weight_block()] = sample[m].narrow(2, 0, inputs).unsqueeze(0);
-        directions[s][&joint->bias_block()] = sample[m].narrow(2, inputs, 1).unsqueeze(0);
-      } else {
-        directions[s][block] = sample[m].unsqueeze(0);
-      }
-    }
+    for (size_t m = 0; m < sample.size(); ++m)
+      for (const auto& [block, value] : curvature.blocks()[m]->parts(sample[m]))
+        directions[s][block] = value.unsqueeze(0);
   }
   for (int64_t begin = 0; begin < part.count(); begin += batch) {
     const auto count = std::min(batch, part.count() - begin);

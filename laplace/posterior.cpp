@@ -104,37 +104,19 @@ NamedTensors posterior_samples(const Posterior& posterior, int64_t count, const 
   const auto& curvature = *posterior.fit.curvature;
   const auto precisions = precisions_of(posterior.priors, curvature);
   NamedTensors out;
-  std::vector<const Block*> parts;  // in the order of `out`
   const auto add = [&](const Block& block) {
     auto shape = block.weight().sizes().vec();
     shape.insert(shape.begin(), count);
     out.emplace_back(block.name, torch::empty(shape, block.weight().options()));
-    parts.push_back(&block);
   };
-  for (const auto* block : curvature.blocks()) {
-    if (const auto* joint = dynamic_cast<const JointBlock*>(block)) {
-      add(joint->weight_block());
-      add(joint->bias_block());
-    } else {
-      add(*block);
-    }
-  }
+  for (const auto* block : curvature.blocks())
+    for (const auto& [part, value] : block->parts(block->value())) add(*part);
   for (int64_t s = 0; s < count; ++s) {
     const auto draw = curvature.sample(precisions, stream.split(static_cast<uint64_t>(s)));
     size_t i = 0;
-    const auto put = [&](const Tensor& shift) {
-      out[i].second[s] = parts[i]->weight() + parts[i]->from_matrix(shift);
-      ++i;
-    };
-    for (size_t m = 0; m < draw.size(); ++m) {
-      if (dynamic_cast<const JointBlock*>(curvature.blocks()[m])) {
-        const auto inputs = draw[m].size(2) - 1;
-        put(draw[m].narrow(2, 0, inputs));
-        put(draw[m].narrow(2, inputs, 1).reshape({1, -1, 1}));
-      } else {
-        put(draw[m]);
-      }
-    }
+    for (size_t m = 0; m < draw.size(); ++m)
+      for (const auto& [part, shift] : curvature.blocks()[m]->parts(draw[m]))
+        out[i++].second[s] = part->weight() + part->from_matrix(shift);
   }
   return out;
 }
