@@ -8,6 +8,7 @@
 #include "core/error.h"
 #include "core/nearest.h"
 #include "laplace/block_index.h"
+#include "laplace/gram.h"
 #include "laplace/linear_sum.h"
 
 namespace evariste {
@@ -164,30 +165,11 @@ void add_either(FactorSum& sum, const Tensor& rows) {
   }
 }
 
-void add_kron(KronSums& sums, const Block& block, const Tensor& x, const Tensor& g,
-              const Part& part, const CurvatureOptions& options, int64_t samples) {
+void add_factors(KronSums& sums, const Block& block, const Tensor& x, const Tensor& g,
+                 const Part& part, Sharing sharing, bool selects, int64_t samples) {
   const auto shape = block.value().sizes().vec();  // of a temporary
-  const auto sharing = sharing_of(block, options);
-  const bool is_exact = options.correction != Correction::kSketch;
-  if (part.is_sketch) {
-    sums.trace += gradient_trace(block, features_of(block, x), g);
-    return;
-  }
-  if ((is_corrected(options) && is_exact) || shape[1] * shape[2] == 1) {
-    if (part.is_first) sums.features = features_of(block, x);
-    if (is_exact) sums.trace += gradient_trace(block, sums.features, g);
-  }
-  if (shape[1] * shape[2] == 1) {  // one weight per group: the exact number is its own factor
-    sums.b.add_gram(squared_gradients(block, sums.features, g));
-    if (part.is_first)
-      sums.a.add_gram(torch::full({shape[0], 1, 1}, static_cast<double>(g.size(1)),
-                                  g.options().dtype(torch::kFloat64)));
-    if (part.is_last) sums.features = {};
-    return;
-  }
-  if (part.is_last) sums.features = {};
   Tensor phi, positions;  // where a polyphase layer drops some, those it keeps
-  if (options.positions == Positions::kSelected && block.phase_stride > 1 && !block.is_constant()) {
+  if (selects) {
     const auto kept = kept_positions(block, g);
     phi = at_positions(block.phi(x), kept);
     positions = at_positions(block.to_positions(g.flatten(0, 1)), kept.repeat({g.size(0), 1}));
@@ -229,6 +211,36 @@ void add_kron(KronSums& sums, const Block& block, const Tensor& x, const Tensor&
   } else {
     sums.b.add_gram(output_factor(block, g, sharing));
   }
+}
+
+void add_kron(KronSums& sums, const Block& block, const Tensor& x, const Tensor& g,
+              const Part& part, const CurvatureOptions& options, int64_t samples) {
+  const bool is_elementwise = block.is_elementwise();
+  const bool is_exact = options.correction != Correction::kSketch;
+  if (part.is_sketch) {
+    sums.trace += gradient_trace(block, features_of(block, x), g);
+    return;
+  }
+  if ((is_corrected(options) && is_exact) || is_elementwise) {
+    if (part.is_first) sums.features = features_of(block, x);
+    if (is_exact) sums.trace += gradient_trace(block, sums.features, g);
+  }
+  if (is_elementwise) {  // the exact [J, J] of each group is its own factor
+    const auto exact = block.value().size(2) == 1
+                           ? squared_gradients(block, sums.features, g)
+                           : gram(sample_gradients(block, x, g).flatten(1, 3));
+    sums.a.add_gram(exact);
+    if (part.is_first)
+      sums.b.add_gram(torch::full({exact.size(0), 1, 1}, static_cast<double>(g.size(1)),
+                                  g.options().dtype(torch::kFloat64)));
+  }
+  if (part.is_last) sums.features = {};
+  if (is_elementwise) return;
+  const auto sharing = sharing_of(block, options);
+  if (reduced_copies(block, x, options) > 1)  // each copy may keep positions of its own
+    add_factors(sums, *block.one_copy(), x.mean(1), g.sum(2), part, sharing, false, samples);
+  else
+    add_factors(sums, block, x, g, part, sharing, selects_positions(block, options), samples);
 }
 
 /// Adds up what each process has seen; matrices only, as rows of several would not add.
@@ -325,7 +337,7 @@ void expect_defined(const std::vector<const Block*>& blocks, const CurvatureOpti
     // A bias that stacks the groups (grouped convolution) couples what the weight's blocks keep
     // apart; one that all groups share (factored layers) has them as its positions.
     const auto value = block->value();
-    if (block->bias && value.size(0) > 1 &&
+    if (block->bias && value.size(0) > 1 && !block->is_elementwise() &&
         block->bias->parameters() == value.size(0) * value.size(1))
       throw UsageError(fmt::format(
           "{}: bias = expand is not defined for grouped maps: use bias = exact", block->name));
@@ -337,6 +349,16 @@ void expect_defined(const std::vector<const Block*>& blocks, const CurvatureOpti
 Sharing sharing_of(const Block& block, const CurvatureOptions& options) {
   if (!block.is_bias) return options.sharing;
   return options.bias == BiasCurvature::kExpand ? Sharing::kExpand : Sharing::kReduce;
+}
+
+int64_t reduced_copies(const Block& block, const Tensor& x, const CurvatureOptions& options) {
+  const bool reduces = options.copies == Sharing::kReduce && options.structure == Structure::kKron;
+  return reduces && block.one_copy() ? x.size(1) : 1;
+}
+
+bool selects_positions(const Block& block, const CurvatureOptions& options) {
+  return options.positions == Positions::kSelected && block.phase_stride > 1 &&
+         !block.is_constant();
 }
 
 PassCut cut_pass(Layer& network, const Samples& data, int64_t batch, int64_t columns,
@@ -422,13 +444,17 @@ std::vector<const Block*> curvature_blocks(Layer& network, const CurvatureOption
       throw UsageError("structure lastlayer: none of the chosen blocks is the weight of a map");
     return blocks;
   }
-  if (options.bias != BiasCurvature::kJoint) return {all.begin(), all.end()};
   const std::set<const Block*> listed(all.begin(), all.end());
+  const auto is_joint = [&](const Block& block) {
+    const bool is_norm = options.norm == NormCurvature::kJoint && block.is_elementwise();
+    return listed.count(block.bias) && (options.bias == BiasCurvature::kJoint || is_norm);
+  };
   std::set<const Block*> joined;
-  for (const auto* block : all) joined.insert(block->bias);
+  for (const auto* block : all)
+    if (is_joint(*block)) joined.insert(block->bias);
   for (auto* block : all) {
     if (joined.count(block)) continue;  // with its weight; a bias layer's own has none
-    if (block->bias && listed.count(block->bias)) {
+    if (is_joint(*block)) {
       owned.push_back(std::make_shared<JointBlock>(*block, *block->bias));
       blocks.push_back(owned.back().get());
     } else {
