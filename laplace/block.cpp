@@ -94,6 +94,7 @@ JointBlock::JointBlock(const Block& map, const Block& shift)
         "{}: bias = joint is not defined where groups share a bias ({} outputs of all groups, {} "
         "biases): use bias = exact",
         map.name, outputs, shift.weight().numel()));
+  if (map.one_copy()) one_copy_ = std::make_unique<JointBlock>(*map.one_copy(), *shift.one_copy());
 }
 
 Tensor JointBlock::value() const {

@@ -64,6 +64,18 @@ class Block {
   virtual std::vector<Tensor> hyperparameters() const { return {}; }
   /// True for maps that do not depend on x (biases): backward_data is zero then.
   virtual bool is_constant() const { return false; }
+  /// One weight per group, by itself or jointly with a bias per group (a norm, a scale): the exact
+  /// curvature of a group is a number or 2 x 2, which Kronecker structures take as it is.
+  virtual bool is_elementwise() const {
+    const auto matrix = value();
+    return matrix.size(1) * matrix.size(2) == 1;
+  }
+  /// Of a block that stands for several uses of a weight (repeated_block.h): that of one use.
+  virtual const Block& one_use() const { return *this; }
+  /// Where x [n, K, ...] are copies of samples whose outputs are averaged: the block of one copy.
+  /// Its Kronecker factors for the mean of x and the sum of cotangents over the copies stand for
+  /// those of all (Immer et al. 2022); exact sums take every copy. Null for other blocks.
+  virtual const Block* one_copy() const { return nullptr; }
 
   /// From now on the weight holds the coordinates W' of W = U_B W' U_A^T (training in the
   /// eigenbasis of the curvature), and so do value() and gradient(); undefined bases go back to W
@@ -80,7 +92,8 @@ class Block {
   }
 
   std::string name;       ///< as in the state_dict, "0.weight"
-  Block* bias = nullptr;  ///< of a weight: the bias of the same layer, if any
+  /// Of a weight: the bias of the same layer, if any; reported behind it with the same cotangents.
+  Block* bias = nullptr;
   bool is_bias = false;
   /// s where the layer behind keeps one of s x s phases of the output [.., H, W] (polyphase).
   int64_t phase_stride = 1;
@@ -132,6 +145,8 @@ class JointBlock : public Block {
 
   std::vector<Tensor> hyperparameters() const override { return weight_block_.hyperparameters(); }
   std::vector<std::pair<const Block*, Tensor>> parts(const Tensor& matrix) const override;
+  bool is_elementwise() const override { return weight_block_.is_elementwise(); }
+  const Block* one_copy() const override { return one_copy_.get(); }
 
   const Block& weight_block() const { return weight_block_; }
   const Block& bias_block() const { return bias_block_; }
@@ -139,6 +154,7 @@ class JointBlock : public Block {
  private:
   const Block& weight_block_;
   const Block& bias_block_;
+  std::unique_ptr<JointBlock> one_copy_;
 };
 
 /// Gives a block the weights [Q, O, J]; those of a joint block go to both of its parts. Without

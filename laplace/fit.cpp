@@ -8,6 +8,7 @@
 #include "core/error.h"
 #include "core/nearest.h"
 #include "laplace/block_index.h"
+#include "laplace/gram.h"
 #include "laplace/linear_sum.h"
 
 namespace evariste {
@@ -153,8 +154,8 @@ struct KronSums {
   bool started = false;
   bool has_view = false;  // phi(x) is x itself, seen as rows
   Features features;      // of the samples at hand, for all their columns
-  Sharing sharing;
-  std::vector<int64_t> shape;
+  Sharing sharing = Sharing::kExpand;
+  std::vector<int64_t> shape;  // [Q, O, J]
   int64_t positions_b = 0;
   double share_b = 1;  // of the sum in b: 1/T of weights that expand
   /// Of a bias: the weight whose b has the same sum, so that it is taken once.
@@ -168,14 +169,11 @@ struct LastReport {
   Tensor g;
 };
 
-/// Whether the output factors of a weight and its bias are sums over the same cotangents.
-bool are_twins(const LastReport& weight, const KronSums& bias, const Block& block,
-               const Tensor& g) {
-  if (!weight.block || weight.block->bias != &block || !weight.g.is_same(g)) return false;
-  const auto& sums = *weight.sums;
+/// Whether the output factors of a weight and its bias, of the same cotangents, are one sum.
+bool are_twins(const KronSums& weight, const KronSums& bias) {
   const bool is_alike =
-      sums.sharing == bias.sharing || (sums.positions_b == 1 && bias.positions_b == 1);
-  return is_alike && sums.shape[0] == 1 && bias.shape[0] == 1 && sums.shape[1] == bias.shape[1];
+      weight.sharing == bias.sharing || (weight.positions_b == 1 && bias.positions_b == 1);
+  return is_alike && weight.shape[0] == 1 && bias.shape[0] == 1 && weight.shape[1] == bias.shape[1];
 }
 
 /// Rows [Q, r, D] as they are, or their Gram matrix where that is smaller.
@@ -187,31 +185,13 @@ void add_either(FactorSum& sum, const Tensor& rows) {
   }
 }
 
-void add_kron(KronSums& sums, LastReport& last, const Block& block, const Tensor& x,
-              const Tensor& g, const Part& part, const CurvatureOptions& options, int64_t samples) {
+/// `of_weight`: where a bias is reported behind its weight with the same cotangents, the weight's.
+void add_factors(KronSums& sums, const KronSums* of_weight, const Block& block, const Tensor& x,
+                 const Tensor& g, const Part& part, Sharing sharing, bool selects,
+                 int64_t samples) {
   const auto shape = block.value().sizes().vec();  // of a temporary
-  const auto sharing = sharing_of(block, options);
-  const auto before = std::exchange(last, {&block, &sums, g});
-  const bool is_exact = options.correction != Correction::kSketch;
-  if (part.is_sketch) {
-    sums.trace += gradient_trace(block, features_of(block, x), g);
-    return;
-  }
-  if ((is_corrected(options) && is_exact) || shape[1] * shape[2] == 1) {
-    if (part.is_first) sums.features = features_of(block, x);
-    if (is_exact) sums.trace += gradient_trace(block, sums.features, g);
-  }
-  if (shape[1] * shape[2] == 1) {  // one weight per group: the exact number is its own factor
-    sums.b.add_gram(squared_gradients(block, sums.features, g));
-    if (part.is_first)
-      sums.a.add_gram(torch::full({shape[0], 1, 1}, static_cast<double>(g.size(1)),
-                                  g.options().dtype(torch::kFloat64)));
-    if (part.is_last) sums.features = {};
-    return;
-  }
-  if (part.is_last) sums.features = {};
   Tensor phi, positions;  // where a polyphase layer drops some, those it keeps
-  if (options.positions == Positions::kSelected && block.phase_stride > 1 && !block.is_constant()) {
+  if (selects) {
     const auto kept = kept_positions(block, g);
     phi = at_positions(block.phi(x), kept);
     positions = at_positions(block.to_positions(g.flatten(0, 1)), kept.repeat({g.size(0), 1}));
@@ -235,7 +215,7 @@ void add_kron(KronSums& sums, LastReport& last, const Block& block, const Tensor
     sums.positions_b = t_out;
     if (sharing == Sharing::kExpand && !block.is_constant())
       sums.share_b = 1.0 / static_cast<double>(t_out);
-    if (are_twins(before, sums, block, g)) sums.twin = before.sums;
+    if (of_weight && of_weight->started && are_twins(*of_weight, sums)) sums.twin = of_weight;
   }
   if (part.is_first) {  // later parts have the same inputs
     if (selected || sums.a.wants_rows(shape[2])) {
@@ -258,6 +238,41 @@ void add_kron(KronSums& sums, LastReport& last, const Block& block, const Tensor
   } else {
     sums.b.add_gram(output_factor(block, g, sharing) / sums.share_b);
   }
+}
+
+void add_kron(KronSums& sums, LastReport& last, const Block& block, const Tensor& x,
+              const Tensor& g, const Part& part, const CurvatureOptions& options, int64_t samples) {
+  const auto before = std::exchange(last, {&block, &sums, g});
+  const bool is_its_bias = before.block && before.block->bias == &block && before.g.is_same(g);
+  const auto* of_weight = is_its_bias ? before.sums : nullptr;
+  const bool is_elementwise = block.is_elementwise();
+  const bool is_exact = options.correction != Correction::kSketch;
+  if (part.is_sketch) {
+    sums.trace += gradient_trace(block, features_of(block, x), g);
+    return;
+  }
+  if ((is_corrected(options) && is_exact) || is_elementwise) {
+    if (part.is_first) sums.features = features_of(block, x);
+    if (is_exact) sums.trace += gradient_trace(block, sums.features, g);
+  }
+  if (is_elementwise) {  // the exact [J, J] of each group is its own factor
+    const auto exact = block.value().size(2) == 1
+                           ? squared_gradients(block, sums.features, g)
+                           : gram(sample_gradients(block, x, g).flatten(1, 3));
+    sums.a.add_gram(exact);
+    if (part.is_first)
+      sums.b.add_gram(torch::full({exact.size(0), 1, 1}, static_cast<double>(g.size(1)),
+                                  g.options().dtype(torch::kFloat64)));
+  }
+  if (part.is_last) sums.features = {};
+  if (is_elementwise) return;
+  const auto sharing = sharing_of(block, options);
+  if (reduced_copies(block, x, options) > 1)  // each copy may keep positions of its own
+    add_factors(sums, of_weight, *block.one_copy(), x.mean(1), g.sum(2), part, sharing, false,
+                samples);
+  else
+    add_factors(sums, of_weight, block, x, g, part, sharing, selects_positions(block, options),
+                samples);
 }
 
 /// Adds up what each process has seen; matrices only, as rows of several would not add.
@@ -366,7 +381,7 @@ void expect_defined(const std::vector<const Block*>& blocks, const CurvatureOpti
     // A bias that stacks the groups (grouped convolution) couples what the weight's blocks keep
     // apart; one that all groups share (factored layers) has them as its positions.
     const auto value = block->value();
-    if (block->bias && value.size(0) > 1 &&
+    if (block->bias && value.size(0) > 1 && !block->is_elementwise() &&
         block->bias->parameters() == value.size(0) * value.size(1))
       throw UsageError(fmt::format(
           "{}: bias = expand is not defined for grouped maps: use bias = exact", block->name));
@@ -378,6 +393,16 @@ void expect_defined(const std::vector<const Block*>& blocks, const CurvatureOpti
 Sharing sharing_of(const Block& block, const CurvatureOptions& options) {
   if (!block.is_bias) return options.sharing;
   return options.bias == BiasCurvature::kExpand ? Sharing::kExpand : Sharing::kReduce;
+}
+
+int64_t reduced_copies(const Block& block, const Tensor& x, const CurvatureOptions& options) {
+  const bool reduces = options.copies == Sharing::kReduce && options.structure == Structure::kKron;
+  return reduces && block.one_copy() ? x.size(1) : 1;
+}
+
+bool selects_positions(const Block& block, const CurvatureOptions& options) {
+  return options.positions == Positions::kSelected && block.phase_stride > 1 &&
+         !block.is_constant();
 }
 
 PassCut cut_pass(Layer& network, const Samples& data, int64_t batch, int64_t columns,
@@ -463,13 +488,17 @@ std::vector<const Block*> curvature_blocks(Layer& network, const CurvatureOption
       throw UsageError("structure lastlayer: none of the chosen blocks is the weight of a map");
     return blocks;
   }
-  if (options.bias != BiasCurvature::kJoint) return {all.begin(), all.end()};
   const std::set<const Block*> listed(all.begin(), all.end());
+  const auto is_joint = [&](const Block& block) {
+    const bool is_norm = options.norm == NormCurvature::kJoint && block.is_elementwise();
+    return listed.count(block.bias) && (options.bias == BiasCurvature::kJoint || is_norm);
+  };
   std::set<const Block*> joined;
-  for (const auto* block : all) joined.insert(block->bias);
+  for (const auto* block : all)
+    if (is_joint(*block)) joined.insert(block->bias);
   for (auto* block : all) {
     if (joined.count(block)) continue;  // with its weight; a bias layer's own has none
-    if (block->bias && listed.count(block->bias)) {
+    if (is_joint(*block)) {
       owned.push_back(std::make_shared<JointBlock>(*block, *block->bias));
       blocks.push_back(owned.back().get());
     } else {

@@ -54,6 +54,12 @@ enum class BiasCurvature {
   kJoint,   ///< weight and bias as one block over [phi; 1]
 };
 
+/// Curvature of a norm's weight and bias, one of each per channel, in Kronecker structures.
+enum class NormCurvature {
+  kDiag,   ///< blocks of their own: the exact diagonal
+  kJoint,  ///< one block: 2 x 2 for each channel, exact (the whole block with structure block)
+};
+
 /// Positions of a convolution right before a polyphase layer: those of the phase each sample keeps
 /// (the others have no gradient; default), or all, as the reference code counts them.
 enum class Positions { kSelected, kAll };
@@ -68,6 +74,11 @@ struct CurvatureOptions {
   Sharing sharing = Sharing::kExpand;
   Correction correction = Correction::kTrace;
   BiasCurvature bias = BiasCurvature::kExact;
+  NormCurvature norm = NormCurvature::kDiag;
+  /// Copies of a sample whose outputs are averaged (nn/averaged.h), in the factors of kron.
+  /// Reduced: features are averaged and cotangents summed over them before positions are looked at;
+  /// expanded: they are positions like others. The basis of ekfac is always expanded.
+  Sharing copies = Sharing::kReduce;
   Positions positions = Positions::kSelected;
   int64_t batch = 250;  ///< samples per chunk; results do not depend on it
   /// Exact Fisher only: each sample keeps the fewest columns of its root that leave out at most
@@ -104,6 +115,13 @@ std::vector<const Block*> curvature_blocks(Layer& network, const CurvatureOption
 
 /// Whether positions of a block are independent samples: biases have an option of their own.
 Sharing sharing_of(const Block& block, const CurvatureOptions& options);
+
+/// Copies that are averaged before the factors of a block see them, of inputs x [n, K, ...]: K, or
+/// 1 where there are none or they are positions like others.
+int64_t reduced_copies(const Block& block, const Tensor& x, const CurvatureOptions& options);
+
+/// Whether the factors of a block see only the positions that a polyphase layer behind it keeps.
+bool selects_positions(const Block& block, const CurvatureOptions& options);
 
 /// How a pass is cut: samples per forward, and columns per backward of them.
 struct PassCut {

@@ -22,11 +22,6 @@ const KronCurvature& kron_of(const Fit& fit) {
   return *kron;
 }
 
-bool has_one_weight(const Block& block) {
-  const auto shape = block.value().sizes().vec();
-  return shape[1] * shape[2] == 1;
-}
-
 /// U diag(c) U^T + outside (I - U U^T), [Q, D, D]; c [Q, k].
 Tensor in_basis(const SymmetricFactor& factor, const Tensor& c, const Tensor& outside) {
   const auto basis = factor.basis.to(torch::kFloat64);
@@ -95,6 +90,18 @@ Tensor pairs_of(const Tensor& a, const Tensor& b) {
       .sum(0);
 }
 
+/// Sums [Q, .., u T', D] over u positions T' apart -> [Q, .., T', D]; and what was one of them
+/// spread over all again. Nothing is copied where u = 1.
+Tensor reduced(const Tensor& all, int64_t u) {
+  return u == 1 ? all : all.unflatten(-2, {u, -1}).sum(-3);
+}
+Tensor spread(const Tensor& one, int64_t u) {
+  if (u == 1 || one.size(-2) == 1) return one;  // broadcasts
+  auto shape = one.sizes().vec();
+  shape.insert(shape.end() - 2, u);
+  return one.unsqueeze(-3).expand(shape).flatten(-3, -2);
+}
+
 /// Symmetric [Q, J, J] with its features in the order in which the block gathers them.
 Tensor as_gathered(const Block& block, const Tensor& matrix) {
   auto order = block.gathered_order();
@@ -103,12 +110,13 @@ Tensor as_gathered(const Block& block, const Tensor& matrix) {
   return matrix.index_select(1, order).index_select(2, order);
 }
 
-/// sum_d Lambda[n, c, d] t[d, n, ...]
+/// sum_d Lambda[n, c, d] t[d, n, ...]; t may have several copies of each sample, [C, n K, ...].
 Tensor mix(const Tensor& lambda, const Tensor& t) {
-  const auto flat = t.transpose(0, 1).flatten(2);  // [n, C, ..]
+  const auto n = lambda.size(0), outputs = lambda.size(1);
+  const auto flat = t.transpose(0, 1).reshape({n, t.size(1) / n, outputs, -1});
   auto shape = t.sizes().vec();
   std::swap(shape[0], shape[1]);
-  return lambda.matmul(flat).view(shape).transpose(0, 1);
+  return lambda.unsqueeze(1).matmul(flat).view(shape).transpose(0, 1);
 }
 
 /// One batch: what its columns say about the sums, as cotangents on outputs and features.
@@ -155,14 +163,15 @@ class Pass {
  private:
   /// Forward derivative of Gamma g; [C, n, C].
   Tensor push(const Tape& tape) {
-    Tangents tangents = [&](const Block& block, const Tensor&) {
+    Tangents tangents;
+    tangents.outputs = [&](const Block& block) {
       const auto found = tangents_.find(&block);
       return found == tangents_.end() ? Tensor() : found->second;
     };
     tangents.bend = [&](const Layer& layer, const Tape& of, const Tensor& dx) {
       const auto mixed = mix(lambda_, dx);
       torch::AutoGradMode enabled(true);
-      const auto dy = layer.jvp(mixed, of, [](const Block&, const Tensor&) { return Tensor(); });
+      const auto dy = layer.jvp(mixed, of, Tangents());
       const auto found = output_cotangents_.find(&of);
       if (found == output_cotangents_.end())
         throw Error(1, fmt::format("layer {} reported to jvp that it bends, but not to backward",
@@ -180,14 +189,16 @@ class Pass {
     if (m < 0) return;
     const auto& block = *blocks_[static_cast<size_t>(m)];
     const auto& gamma = cotangents_[static_cast<size_t>(m)];
+    const bool is_done = with_weight_ == &reported;
+    if (is_done && !gamma.trace.defined()) return;
     const auto type = g.scalar_type();
     const auto folds = g.size(0), n = g.size(1);
     auto phi = block.gathered(x.detach());                 // [Q, n, T, J]
     auto positions = block.to_positions(g.flatten(0, 1));  // [Q, C n, T, O]
     const auto all = positions.size(2);
     Tensor kept;
-    if (options_.positions == Positions::kSelected && block.phase_stride > 1 &&
-        !block.is_constant()) {
+    const auto copies = reduced_copies(block, x, options_);
+    if (copies == 1 && selects_positions(block, options_)) {
       kept = kept_positions(block, g);
       phi = at_positions(phi, kept);
       positions = at_positions(positions, kept.repeat({folds, 1}));
@@ -200,24 +211,42 @@ class Pass {
     const auto add = [](Tensor& sum, const Tensor& term) {
       sum = sum.defined() ? sum + term : term;
     };
-    if (gamma.output.defined()) {
-      const auto b = gamma.output.to(type);
+    if (gamma.output.defined() && !is_done) {
       const auto a = (as_gathered(block, gamma.input) * (2.0 / static_cast<double>(count_)))
                          .to(type)
                          .unsqueeze(1);
-      if (sharing_of(block, options_) == Sharing::kReduce) {
-        add(tangent, times(columns.sum(3, true), 2 * weight_ * b));
-        const auto mean = phi.mean(2, true).matmul(a) / static_cast<double>(phi.size(2));
-        add(on_phi, mean.expand_as(phi));
-      } else {
-        const auto share = block.is_constant() ? 1.0 : static_cast<double>(t);
-        add(tangent, times(columns, 2 * weight_ / share * b));
-        add(on_phi, phi.matmul(a));
+      // Positions that are summed before the factors see them: all, or the copies of each.
+      const auto u = sharing_of(block, options_) == Sharing::kReduce ? t : copies;
+      const auto share = block.is_constant() ? 1.0 : static_cast<double>(t / u);
+      auto b = gamma.output / share;
+      // A bias has the cotangents of its weight: where both are seen alike one product serves both.
+      with_weight_ = nullptr;
+      const auto of_bias = reported.bias && !kept.defined() ? index_(*reported.bias) : -1;
+      if (of_bias >= 0 && of_bias != m) {
+        const auto& bias = *blocks_[static_cast<size_t>(of_bias)];
+        const auto& other = cotangents_[static_cast<size_t>(of_bias)].output;
+        const auto u_bias = sharing_of(bias, options_) == Sharing::kReduce
+                                ? all
+                                : reduced_copies(bias, x, options_);
+        if (other.defined() && other.sizes() == b.sizes() && groups == 1 && u_bias == u) {
+          b = b + other;
+          with_weight_ = reported.bias;
+        }
       }
+      add(tangent, spread(times(reduced(columns, u), (2 * weight_ * b).to(type)), u));
+      const auto v = block.is_constant() ? 1 : u;  // phi has T = 1
+      add(on_phi, spread(reduced(phi, v).matmul(a / static_cast<double>(v * v)), v).expand_as(phi));
     }
-    if (gamma.trace.defined()) {
-      const auto kappa = (2 * weight_ * gamma.trace.to(type)).view({-1, 1, 1, 1, 1});
-      if (sums.size(3) == 1) {  // |G|^2 = |g|^2 |phi|^2
+    if (gamma.exact.defined() || gamma.trace.defined()) {
+      Tensor kappa;
+      if (gamma.exact.defined())
+        kappa = (2 * weight_ * gamma.exact.to(type)).unsqueeze(1).unsqueeze(1);
+      else
+        kappa = (2 * weight_ * gamma.trace.to(type)).view({-1, 1, 1, 1, 1});
+      const auto weighted_gradients = [&](const Tensor& gradients) {  // [Q, C, c, O, J]
+        return gamma.exact.defined() ? gradients.matmul(kappa) : kappa * gradients;
+      };
+      if (sums.size(3) == 1 && gamma.trace.defined()) {  // |G|^2 = |g|^2 |phi|^2
         add(tangent, kappa * phi.square().sum(3, true).unsqueeze(1) * sums);
         const auto weighted =
             (sums * mixed_columns(sums)).sum({1, 4}).unsqueeze(3);  // [Q, n, 1, 1]
@@ -233,10 +262,11 @@ class Pass {
           const auto cut = [&](const Tensor& all_samples) {
             return all_samples.narrow(2, begin, count);
           };
-          const auto features = cut(phi.unsqueeze(1));                            // [Q, 1, c, T, J]
-          const auto gradients = cut(sums).transpose(3, 4).matmul(features);      // [Q, C, c, O, J]
-          cut(pushed).copy_(kappa * features.matmul(gradients.transpose(3, 4)));  // [Q, C, c, T, O]
-          on_phi.narrow(1, begin, count) += kappa.squeeze(1) * cut(mixed).matmul(gradients).sum(1);
+          const auto features = cut(phi.unsqueeze(1));  // [Q, 1, c, T, J]
+          const auto gradients =
+              weighted_gradients(cut(sums).transpose(3, 4).matmul(features));  // [Q, C, c, O, J]
+          cut(pushed).copy_(features.matmul(gradients.transpose(3, 4)));       // [Q, C, c, T, O]
+          on_phi.narrow(1, begin, count) += cut(mixed).matmul(gradients).sum(1);
         }
         add(tangent, pushed);
       }
@@ -285,6 +315,7 @@ class Pass {
   int64_t count_;
   double weight_;
   bool bends_ = false;
+  const Block* with_weight_ = nullptr;  // the bias whose output factor went with its weight's
   std::unordered_map<const Block*, Tensor> tangents_;  // Gamma g at the outputs of blocks
   std::unordered_map<const Tape*, Tensor>
       output_cotangents_;  // g at the outputs of layers that bend
@@ -310,8 +341,9 @@ std::vector<LogDetCotangent> log_det_cotangents(const Fit& fit, const Likelihood
     const auto inverse = (kron.eigenvalues(m) + delta).reciprocal();  // [Q, k_B, k_A]
     const auto a = f.a.values.unsqueeze(1), b = f.b.values.unsqueeze(2);
     LogDetCotangent cotangent;
-    if (has_one_weight(*kron.blocks()[m])) {
-      cotangent.trace = (half * inverse * a).flatten();
+    if (kron.blocks()[m]->is_elementwise()) {  // A is the exact sum, B (x) A its multiple
+      const auto outside = torch::full({f.a.values.size(0)}, half / delta, f.a.values.options());
+      cotangent.exact = in_basis(f.a, half * inverse.squeeze(1), outside);
       out.push_back(std::move(cotangent));
       continue;
     }

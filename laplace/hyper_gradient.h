@@ -22,6 +22,7 @@ struct LogDetCotangent {
   Tensor input;   ///< Gamma^A [Q, J, J]: in the input factor A
   Tensor output;  ///< Gamma^B [Q, O, O]: in the output factor B
   Tensor trace;   ///< [Q]: in sum_{r,n} |G|^2 of a group
+  Tensor exact;   ///< [Q, J, J], of elementwise blocks alone: in sum_{r,n} G^T G of a group
 };
 
 /// Of every block, for a fit with bases; sets the curvature's scale as evaluate_evidence does. With

@@ -11,7 +11,8 @@ std::vector<Block*> named_blocks(Layer& network) {
   network.visit_blocks([&](Block& block) {
     if (std::count(blocks.begin(), blocks.end(), &block))
       throw UsageError(fmt::format(
-          "the layer of {} is in the network twice: weights that are used twice are not supported",
+          "the layer of {} is in the network twice: a layer that is used several times is the body "
+          "of a Repeat",
           block.name.empty() ? shape_text(block.weight().sizes()) : block.name));
     blocks.push_back(&block);
   });
@@ -41,14 +42,19 @@ Tensor add_tangent(const Tensor& y, const Tensor& term) {
   return y + term.reshape(shape);
 }
 
-Tangents along(std::function<Tensor(const Block& block)> directions) {
-  return [directions = std::move(directions)](const Block& block, const Tensor& x) -> Tensor {
-    const auto all = directions(block);
-    if (!all.defined()) return Tensor();
-    std::vector<Tensor> out;
-    for (int64_t r = 0; r < all.size(0); ++r) out.push_back(block.apply(all[r], x));
-    return torch::stack(out);
-  };
+Tensor Tangents::operator()(const Block& block, const Tensor& x) const {
+  if (outputs) return outputs(block);
+  const auto all = directions ? directions(block) : Tensor();
+  if (!all.defined()) return Tensor();
+  std::vector<Tensor> out;
+  for (int64_t r = 0; r < all.size(0); ++r) out.push_back(block.apply(all[r], x));
+  return torch::stack(out);
+}
+
+Tangents along(Tangents::OfBlock directions) {
+  Tangents tangents;
+  tangents.directions = std::move(directions);
+  return tangents;
 }
 
 }  // namespace evariste

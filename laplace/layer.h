@@ -32,7 +32,7 @@ using Bend = std::function<void(const Layer& layer, const Tape& tape, const Tens
 /// What backward reports to.
 struct Sink {
   using OnBlock = std::function<void(const Block& block, const Tensor& x, const Tensor& g)>;
-  /// Called for each Block: input x [n, ...], cotangent g [R, n, ...] at its output.
+  /// Called once for each Block: input x [n, ...], cotangent g [R, n, ...] at its output.
   template <class F, class = std::enable_if_t<
                          !std::is_same_v<std::remove_cvref_t<F>, Sink> &&
                          std::is_invocable_v<F, const Block&, const Tensor&, const Tensor&>>>
@@ -43,22 +43,20 @@ struct Sink {
   Bend bend;
 };
 
-/// What a forward derivative starts from: tangents at the outputs of blocks.
+/// What a forward derivative starts from: tangents at the outputs of blocks, or directions in which
+/// their weights move. Without either of them: zero.
 struct Tangents {
-  using AtBlock = std::function<Tensor(const Block& block, const Tensor& x)>;
-  /// [R, n, ...] at the output of a block with input x [n, ...], or undefined for zero.
-  template <class F,
-            class = std::enable_if_t<!std::is_same_v<std::remove_cvref_t<F>, Tangents> &&
-                                     std::is_invocable_r_v<Tensor, F, const Block&, const Tensor&>>>
-  Tangents(F&& at_block) : block(std::forward<F>(at_block)) {}  // NOLINT: a lambda will do
-  Tensor operator()(const Block& b, const Tensor& x) const { return block(b, x); }
-
-  AtBlock block;
+  using OfBlock = std::function<Tensor(const Block& block)>;
+  OfBlock outputs;     ///< [R, n, ...] at the output, or undefined for zero
+  OfBlock directions;  ///< [R, Q, O, J], or undefined for zero
   Bend bend;
+
+  /// [R, n, ...] at the output of a block with input x [n, ...], or undefined for zero.
+  Tensor operator()(const Block& block, const Tensor& x) const;
 };
 
-/// Tangents of moving the weights: directions(block) [R, Q, O, J], or undefined.
-Tangents along(std::function<Tensor(const Block& block)> directions);
+/// Tangents of moving the weights.
+Tangents along(Tangents::OfBlock directions);
 
 class Layer : public torch::nn::Module {
  public:
@@ -66,7 +64,8 @@ class Layer : public torch::nn::Module {
   virtual Tensor forward(const Tensor& x, Tape* tape = nullptr) const = 0;
 
   /// g [R, n, ...] at the output -> [R, n, ...] at the input, or an undefined tensor unless
-  /// `needs_input`. Reports every block to `sink`.
+  /// `needs_input`. Reports every block to `sink`, once: layers that use their body several times
+  /// report RepeatedBlocks, which they visit too.
   virtual Tensor backward(const Tensor& g, const Tape& tape, const Sink& sink,
                           bool needs_input) const = 0;
 

@@ -86,10 +86,18 @@ CurvaturePlan plan_curvature(Layer& network, const Likelihood& likelihood, const
 
   Tape tape;
   const auto f = network.forward(data.x.narrow(0, 0, 1), &tape);
+  TapeSize taped;
+  taped.add(tape);
   double forward = 0;  // multiply-adds of a sample, all blocks of the network
+  double held = 0, stacked_x = 0, stacked_g = 0;  // entries of layers that are repeated
   network.backward(
       torch::zeros({1, 1, f.size(1)}, f.options()), tape,
-      [&](const Block& block, const Tensor&, const Tensor& g) {
+      [&](const Block& block, const Tensor& x, const Tensor& g) {
+        if (!block.is_constant() && !taped.seen.count(x.storage().data())) {
+          held += static_cast<double>(g.numel());
+          stacked_x = std::max(stacked_x, static_cast<double>(x.numel()));
+          stacked_g = std::max(stacked_g, static_cast<double>(g.numel()));
+        }
         const auto positions = block.to_positions(g.flatten(0, 1));
         const auto t = static_cast<double>(positions.size(2));
         forward += t * static_cast<double>(block.parameters());
@@ -110,6 +118,7 @@ CurvaturePlan plan_curvature(Layer& network, const Likelihood& likelihood, const
 
   PlannedStage pass{"pass", pass_bytes(network, data, cut.samples, cut.columns),
                     n * 2 * forward * (1 + columns)};
+  pass.bytes += samples * (stacked_x + together * (held + stacked_g)) * element;
   PlannedStage kept{"curvature", 0, 0}, eigen{"eigen", 0, 0};
   double parameters = 0, widest = 0, tile = 0, features = 0;
   for (const auto& s : shapes) {

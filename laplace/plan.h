@@ -17,7 +17,8 @@ struct PlannedStage {
 ///   pass        n (tape + 2 (R + 1) widest): n samples, R cotangents of each at once (cut_pass)
 ///               + a tile of per-sample gradients for diag and ekfac where positions are shared,
 ///               + the features of shared blocks for the exact trace of kron,
-///               + the Jacobian of n samples where the structure is dense.
+///               + the Jacobian of n samples where the structure is dense,
+///               + the cotangents of all uses of layers that are repeated.
 ///               Flops of all samples: a forward, R backwards, the sums of every block
 ///   curvature   float64. kron Q (J^2 + O^2) per block, twice with eigenvectors, ekfac P more;
 ///               diag P; block sum P_m^2; full P^2

@@ -60,14 +60,17 @@ void for_each_tile(const Positions& p, const Visit& visit) {
 
 Tensor kept_positions(const Block& block, const Tensor& g) {
   const auto s = block.phase_stride;
-  const auto n = g.size(1), h = g.size(3), w = g.size(4);
-  const auto size = g.abs().amax({0, 2}).view({n, h / s, s, w / s, s});
-  const auto phase = size.amax({1, 3}).view({n, s * s}).argmax(1);  // i s + j
-  return torch::arange(h * w, phase.options())
-      .view({h / s, s, w / s, s})
-      .permute({1, 3, 0, 2})
-      .reshape({s * s, -1})
-      .index_select(0, phase);
+  const auto each = g.flatten(1, -4);  // [R, n K, O, H, W]
+  const auto n = g.size(1), h = g.size(-2), w = g.size(-1), uses = each.size(1) / n;
+  const auto size = each.abs().amax({0, 2}).view({-1, h / s, s, w / s, s});
+  const auto phase = size.amax({1, 3}).view({-1, s * s}).argmax(1);  // i s + j
+  const auto kept = torch::arange(h * w, phase.options())
+                        .view({h / s, s, w / s, s})
+                        .permute({1, 3, 0, 2})
+                        .reshape({s * s, -1})
+                        .index_select(0, phase);
+  const auto first = h * w * torch::arange(uses, phase.options()).unsqueeze(1);
+  return (kept.view({n, uses, -1}) + first).flatten(1);
 }
 
 Tensor at_positions(const Tensor& from, const Tensor& index) {

@@ -13,7 +13,8 @@ enum class Sharing {
 };
 
 /// Positions [n, T'] of the phase that the polyphase layer behind a block keeps: of the s x s
-/// phases of g [R, n, O, H, W], the only one that is not zero.
+/// phases of g [R, n, O, H, W], the only one that is not zero; for g [R, n, K, O, H, W] of each of
+/// the K uses.
 Tensor kept_positions(const Block& block, const Tensor& g);
 /// from [Q, n, T, J] at the positions [n, T'].
 Tensor at_positions(const Tensor& from, const Tensor& index);

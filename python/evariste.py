@@ -7,7 +7,7 @@
     run = open_run("results/.../run.h5")["blocks"].prior_precision.plot()
 
 A network file lists the layers of `torch.nn.Sequential`; parameters carry the names of its
-state_dict: `0.weight`, `3.0.weight` in the body of a residual, `0.0.weight` and `0.1.weight` in the
+state_dict: `0.weight`, `3.0.weight` in the body of a residual or a repeat, `0.0.weight` and `0.1.weight` in the
 pathways of a sum, `0.1.0.weight` where the second pathway is itself a list of layers.
 Shapes below: B batch, C channels, H, W image sides, X = H W input pixels, D output channels.
 """
@@ -24,7 +24,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 __all__ = ["Bias", "FC", "FactoredFC", "GlobalAvgPool", "Network", "NetworkError", "Polyphase",
-           "Residual", "Scale", "Sum", "build_network", "load_network", "load_weights",
+           "Repeat", "Residual", "Scale", "Sum", "build_network", "load_network", "load_weights",
            "named_tensors", "open_run", "save_network", "save_weights"]
 
 
@@ -47,6 +47,19 @@ class Residual(nn.Sequential):
 
     def forward(self, x):
         return x + super().forward(x)
+
+
+class Repeat(nn.Sequential):
+    """y = body(body(..(x))): the layers in turn, `times` times with the same weights."""
+
+    def __init__(self, *layers, times):
+        super().__init__(*layers)
+        self.times = times
+
+    def forward(self, x):
+        for _ in range(self.times):
+            x = super().forward(x)
+        return x
 
 
 class Sum(nn.Module):
@@ -263,6 +276,16 @@ def _residual(k, shape, where):
         raise NetworkError(f"{where}: the body maps {list(shape)} to {list(out)}; "
                            "x + body(x) needs equal shapes")
     return Residual(*layers), shape
+
+
+@_layer("repeat", times=REQUIRED, layer=REQUIRED)
+def _repeat(k, shape, where):
+    times = _count(k["times"], where, "times")
+    layers, out = _build_all(_layers(k["layer"], f"{where}.layer"), shape, f"{where}.layer")
+    if out != shape:
+        raise NetworkError(f"{where}: the body maps {list(shape)} to {list(out)}, which is no "
+                           "input of the body again")
+    return Repeat(*layers, times=times), shape
 
 
 @_layer("sum", of=REQUIRED, scale=None)
@@ -631,6 +654,9 @@ def _table(module):
     if kind is Residual:
         return {"type": "residual",
                 "layer": [_table(m) for child in module for m in _chain(child)]}
+    if kind is Repeat:
+        return {"type": "repeat", "times": module.times,
+                "layer": [_table(m) for child in module for m in _chain(child)]}
     if kind is Sum:
         scale = None if module.scale == 1.0 / len(list(module.children())) else module.scale
         return {"type": "sum", "scale": scale,
@@ -718,7 +744,7 @@ def named_tensors(module):
             named.extend((prefix + name, t) for name, t in store.items() if t is not None)
         if _is_list(layer):
             children = _chain(layer)
-        elif type(layer) is Residual:
+        elif type(layer) in (Residual, Repeat):
             children = [m for child in layer for m in _chain(child)]
         else:
             children = layer.children()

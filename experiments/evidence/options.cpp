@@ -217,7 +217,8 @@ void expect_combination(const EvidenceRequest& request) {
                                                  {"positions", o.positions, "all"},
                                                  {"correction", o.correction, "none"},
                                                  {"bias", o.bias, "expand"},
-                                                 {"bias", o.bias, "joint"}})
+                                                 {"bias", o.bias, "joint"},
+                                                 {"norm", o.norm, "joint"}})
       if (value == of_factors)
         throw UsageError(fmt::format(
             "{} {} says how Kronecker factors are made, which --structure {} does not have: "
@@ -311,6 +312,7 @@ CurvatureOptions curvature_options(const EvidenceOptions& o, const Stream& root,
   c.bias = o.bias == "expand"  ? BiasCurvature::kExpand
            : o.bias == "joint" ? BiasCurvature::kJoint
                                : BiasCurvature::kExact;
+  c.norm = o.norm == "joint" ? NormCurvature::kJoint : NormCurvature::kDiag;
   c.positions = o.positions == "all" ? Positions::kAll : Positions::kSelected;
   c.batch = o.batch;
   c.only = o.only;

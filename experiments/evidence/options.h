@@ -23,6 +23,7 @@ struct EvidenceOptions {
   std::string sharing = "expand";
   std::string correction = "trace";
   std::string bias = "exact";
+  std::string norm = "diag";
   std::string positions = "selected";
   int64_t rank = 20;
   std::string prior = "layerwise";
@@ -74,6 +75,8 @@ struct EvidenceOptions {
         {"trace", "sketch", "none"});
     field("positions", positions, "of a convolution before a polyphase layer", {"selected", "all"});
     field("bias", bias, "curvature of a bias shared over positions", {"exact", "expand", "joint"});
+    field("norm", norm, "weight and bias of a norm by themselves, or 2 x 2 for each channel",
+          {"diag", "joint"});
     field("rank", rank, "eigenpairs of --structure lowrank");
     field("prior", prior, "one precision per block, one for all, or one per entry",
           {"layerwise", "scalar", "diagonal"});

@@ -1,10 +1,12 @@
 #include "experiments/evidence/problem.h"
 
 #include <map>
+#include <set>
 
 #include "core/error.h"
 #include "core/nearest.h"
 #include "io/safetensors.h"
+#include "nn/averaged.h"
 
 namespace evariste {
 namespace {
@@ -42,10 +44,16 @@ Samples load_samples(const std::filesystem::path& file, const Network& network,
   if (!x.is_floating_point())
     throw UsageError(fmt::format("{}: tensor \"x\": expected floating point numbers, found {}",
                                  file.string(), toString(x.scalar_type())));
-  if (x.dim() < 1 || x.sizes().slice(1) != at::IntArrayRef(expected))
+  const auto shape = x.sizes();
+  const bool is_plain = x.dim() > 0 && shape.slice(1) == at::IntArrayRef(expected);
+  const bool has_copies =
+      x.dim() > 1 && shape[1] > 0 && shape.slice(2) == at::IntArrayRef(expected);
+  if (!is_plain && !has_copies)
     throw UsageError(
-        fmt::format("{}: tensor \"x\": expected [N, {}], the network's input, found {}",
-                    file.string(), fmt::join(expected, ", "), shape_text(x.sizes())));
+        fmt::format("{0}: tensor \"x\": expected [N, {1}], the network's input, or [N, K, {1}] "
+                    "with K copies of "
+                    "each sample, found {2}",
+                    file.string(), fmt::join(expected, ", "), shape_text(shape)));
   if (x.size(0) == 0)
     throw UsageError(fmt::format("{}: there are no samples in it", file.string()));
   if (y.dim() < 1 || y.size(0) != x.size(0))
@@ -77,12 +85,22 @@ EvidenceProblem load_problem(const EvidenceOptions& options) {
   load_weights(*problem.network, options.weights);
   problem.weights_digest = weights_digest(*problem.network);
   const auto likelihood = make_likelihood(options.likelihood, options.noise);
+  std::set<int64_t> dimensions;  // of x
   const auto load = [&](const std::string& file) {
-    return load_samples(file, *problem.network, *likelihood, type);
+    auto samples = load_samples(file, *problem.network, *likelihood, type);
+    dimensions.insert(samples.x.dim());
+    return samples;
   };
   if (!options.data.empty()) problem.train = load(options.data);
   if (!options.test.empty()) problem.test = load(options.test);
   if (!options.validation.empty()) problem.validation = load(options.validation);
+  if (dimensions.size() > 1)
+    throw UsageError(
+        "tensor \"x\" has copies of each sample in one of the files --data, --test and "
+        "--validation, but not in another: outputs are averaged over copies in all or in none");
+  const auto plain = static_cast<int64_t>(problem.network->input().size()) + 1;
+  if (!dimensions.empty() && *dimensions.begin() > plain)
+    problem.network = std::make_shared<AveragedNetwork>(*problem.network);
   return problem;
 }
 

@@ -9,9 +9,10 @@
 namespace evariste {
 
 struct EvidenceProblem {
-  std::shared_ptr<Network> network;  ///< in evaluation mode, of --dtype
-  std::string weights_digest;        ///< of what --weights holds, before --polish
-  Samples train;                     ///< without samples where a posterior is loaded
+  std::shared_ptr<Network>
+      network;                 ///< in evaluation mode, of --dtype; averaged where x has copies
+  std::string weights_digest;  ///< of what --weights holds, before --polish
+  Samples train;               ///< without samples where a posterior is loaded
   std::optional<Samples> test, validation;
 };
 
@@ -19,7 +20,8 @@ struct EvidenceProblem {
 /// the likelihood does not know) or IoError (truncated or damaged file), naming the file.
 EvidenceProblem load_problem(const EvidenceOptions& options);
 
-/// x [N, ...input] floating, y int64 [N] or floating [N, C], both in `type` where floating.
+/// x [N, ...input] or with K copies of each sample [N, K, ...input], floating; y int64 [N] or
+/// floating [N, C], both in `type` where floating.
 Samples load_samples(const std::filesystem::path& file, const Network& network,
                      const Likelihood& likelihood, torch::ScalarType type);
 

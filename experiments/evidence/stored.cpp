@@ -52,8 +52,8 @@ const std::set<std::string_view> kInRecord = {"likelihood", "structure", "temper
                                               "dtype"};
 /// Options that say how it was made: notes of the file.
 const std::set<std::string_view> kInNotes = {
-    "only",       "fisher", "mc_samples", "rank_tolerance", "sharing",
-    "correction", "bias",   "positions",  "rank",           "prior"};
+    "only", "fisher", "mc_samples", "rank_tolerance", "sharing", "correction",
+    "bias", "norm",   "positions",  "rank",           "prior"};
 
 Attribute attribute_of(const std::string& value) { return value; }
 Attribute attribute_of(double value) { return value; }

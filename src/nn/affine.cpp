@@ -73,6 +73,7 @@ Norm::Norm(Kind kind, std::vector<int64_t> shape, int64_t groups, double epsilon
         std::make_unique<ScaleBlock>(register_parameter("weight", torch::ones(own)), broadcast);
     bias_ = std::make_unique<BiasBlock>(register_parameter("bias", torch::zeros(own)), broadcast,
                                         BiasBlock::Axis::kFirst);
+    weight_->bias = bias_.get();
   }
   if (kind_ == Kind::kBatch) {
     running_mean_ = register_buffer("running_mean", torch::zeros({channels}));

@@ -60,6 +60,66 @@ Tensor Residual::jvp(const Tensor& dx, const Tape& tape, const Tangents& tangent
   return dy.defined() ? dx + dy : dx;
 }
 
+Repeat::Repeat(const std::vector<std::shared_ptr<Layer>>& body, int64_t times) : times_(times) {
+  for (const auto& layer : body) append(layer);
+  std::vector<Block*> ones;
+  Sequential::visit_blocks([&](Block& block) { ones.push_back(&block); });
+  blocks_ = RepeatedBlocks(ones, RepeatedBlock::Of::kUses);
+}
+
+Tensor Repeat::forward(const Tensor& x, Tape* tape) const {
+  const auto times = static_cast<size_t>(times_);
+  if (tape) tape->children.resize(times);
+  auto y = x;
+  for (size_t k = 0; k < times; ++k)
+    y = Sequential::forward(y, tape ? &tape->children[k] : nullptr);
+  return y;
+}
+
+Tensor Repeat::backward(const Tensor& g, const Tape& tape, const Sink& sink,
+                        bool needs_input) const {
+  const auto times = static_cast<size_t>(times_);
+  struct Uses {
+    std::vector<Tensor> x, g;  // [n, ...], [R n, ...]
+  };
+  std::map<const Block*, Uses> uses;
+  size_t k = times;
+  Sink one = [&](const Block& block, const Tensor& x, const Tensor& at_output) {
+    auto& of = uses[&block];
+    of.x.resize(times), of.g.resize(times);
+    of.x[k] = x, of.g[k] = fold(at_output);
+    if (k > 0) return;
+    sink(blocks_(block), stack_uses(of.x), unfold(stack_uses(of.g), at_output.size(0)));
+    uses.erase(&block);
+  };
+  one.bend = sink.bend;
+  auto cotangent = g;
+  while (k-- > 0)
+    cotangent = Sequential::backward(cotangent, tape.children[k], one, needs_input || k > 0);
+  return cotangent;
+}
+
+Tensor Repeat::jvp(const Tensor& dx, const Tape& tape, const Tangents& tangents) const {
+  auto dy = dx;
+  for (size_t k = 0; k < static_cast<size_t>(times_); ++k) {
+    Tangents one;
+    one.bend = tangents.bend;
+    if (tangents.directions)
+      one.directions = [&](const Block& block) { return tangents.directions(blocks_(block)); };
+    if (tangents.outputs)
+      one.outputs = [&](const Block& block) {
+        const auto all = tangents.outputs(blocks_(block));  // [R, n, K, ...]
+        return all.defined() ? all.select(2, static_cast<int64_t>(k)) : all;
+      };
+    dy = Sequential::jvp(dy, tape.children[k], one);
+  }
+  return dy;
+}
+
+void Repeat::visit_blocks(const std::function<void(Block&)>& visit) {
+  for (auto* block : blocks_.all()) visit(*block);
+}
+
 void Sum::before_polyphase(int64_t stride) {
   for (const auto& path : paths_) path->before_polyphase(stride);
 }

@@ -2,6 +2,7 @@
 #pragma once
 
 #include "laplace/layer.h"
+#include "laplace/repeated_block.h"
 
 namespace evariste {
 
@@ -29,6 +30,27 @@ class Residual : public Sequential {
   Tensor backward(const Tensor& g, const Tape& tape, const Sink& sink,
                   bool needs_input) const override;
   Tensor jvp(const Tensor& dx, const Tape& tape, const Tangents& tangents) const override;
+};
+
+/// y = body(body(..(x))), `times` uses of the same weights, for bodies that keep the shape of x.
+/// The body's layers are the children "0", "1", ... Its blocks are reported with all their uses, so
+/// a backward keeps the inputs and cotangents of a block until the last use.
+class Repeat : public Sequential {
+ public:
+  Repeat(const std::vector<std::shared_ptr<Layer>>& body, int64_t times);
+  int64_t times() const { return times_; }
+
+  Tensor forward(const Tensor& x, Tape* tape) const override;
+  Tensor backward(const Tensor& g, const Tape& tape, const Sink& sink,
+                  bool needs_input) const override;
+  Tensor jvp(const Tensor& dx, const Tape& tape, const Tangents& tangents) const override;
+  /// Of the last use only: all positions of the others matter.
+  void before_polyphase(int64_t) override {}
+  void visit_blocks(const std::function<void(Block&)>& visit) override;
+
+ private:
+  int64_t times_;
+  RepeatedBlocks blocks_;
 };
 
 /// y = scale sum_k path_k(x), scale 1/K unless given: pathways of nested flexibility whose prior

@@ -207,6 +207,17 @@ Made make_residual(Request& r) {
   return layer;
 }
 
+Made make_repeat(Request& r) {
+  const auto times = r.table.integer("times");
+  Sequential body;
+  auto shape = r.shape;
+  build_sequence(body, r.table.layers("layer"), r.table.place() + ".layer", r.classes, shape);
+  if (shape != r.shape)
+    r.table.fail(fmt::format("the body turns {} into {}, which is no input of the body again",
+                             shape_text(r.shape), shape_text(shape)));
+  return std::make_shared<Repeat>(body.layers(), times);
+}
+
 Made make_sum(Request& r) {
   const auto scale = r.table.number("scale", 0, "a finite number other than 0",
                                     [](double value) { return value != 0; });
@@ -285,6 +296,7 @@ const std::map<std::string, Builder>& builders() {
         {"maxpool", make_pool<MaxPool>},
         {"avgpool", make_pool<AvgPool>},
         {"residual", make_residual},
+        {"repeat", make_repeat},
         {"sum", make_sum},
         {"scale", [](Request&) { return std::make_shared<Scale>(); }},
         {"bias", [](Request&) { return std::make_shared<ScalarBias>(); }},

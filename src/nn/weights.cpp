@@ -39,7 +39,7 @@ std::map<const Block*, double> pathway_gains(Network& network, double lean) {
     const double total = lean + (k - 1);
     for (size_t i = 0; i < sum->paths().size(); ++i)
       sum->paths()[i]->visit_blocks(
-          [&](Block& block) { gains[&block] = k * k * (i == 0 ? lean : 1.0) / total; });
+          [&](Block& block) { gains[&block.one_use()] = k * k * (i == 0 ? lean : 1.0) / total; });
   }
   return gains;
 }
@@ -98,9 +98,9 @@ void initialise(Network& network, const Stream& stream, double lean) {
   const auto gains = pathway_gains(network, lean);
   for (auto* block : named_blocks(network)) {
     // Norms and scalar layers keep their ones, and the zeros of their biases.
-    if (dynamic_cast<const ScaleBlock*>(block)) continue;
+    if (dynamic_cast<const ScaleBlock*>(&block->one_use())) continue;
     const auto shape = block->value().sizes().vec();
-    const auto gain = gains.find(block);
+    const auto gain = gains.find(&block->one_use());
     const auto fan_in = static_cast<double>(shape[2]);
     const auto fresh = torch::empty(block->weight().sizes(), torch::kFloat64);
     const auto generator = [&](const Block& of) {
@@ -128,7 +128,7 @@ std::vector<double> matched_precisions(Network& network, double lean) {
   const auto gains = pathway_gains(network, lean);
   std::vector<double> out;
   for (const auto* block : named_blocks(network)) {
-    const auto gain = gains.find(block);
+    const auto gain = gains.find(&block->one_use());
     const auto fan_in = static_cast<double>(block->value().size(2));
     out.push_back(block->is_bias ? 1.0 : fan_in / 2 / (gain == gains.end() ? 1.0 : gain->second));
   }

@@ -1,5 +1,6 @@
 #include "train/shares.h"
 
+#include <algorithm>
 #include <cmath>
 
 #include "core/error.h"
@@ -31,7 +32,7 @@ std::vector<double> normalised(std::vector<double> values) {
 }  // namespace
 
 std::vector<PathwayLayer> pathway_layers(Network& network) {
-  named_blocks(network);
+  const auto all = named_blocks(network);
   std::vector<PathwayLayer> out;
   for (const auto& item : network.named_modules("", false)) {
     auto* sum = dynamic_cast<Sum*>(item.value().get());
@@ -43,6 +44,11 @@ std::vector<PathwayLayer> pathway_layers(Network& network) {
       layer.paths.push_back(fmt::format("{}.{}", item.key(), k));
       auto& blocks = layer.blocks.emplace_back();
       sum->paths()[k]->visit_blocks([&](Block& block) {
+        if (!std::count(all.begin(), all.end(), &block))
+          throw UsageError(fmt::format(
+              "the pathways of {} are in a layer that is repeated: their shares differ from use to "
+              "use; put the repeat into each pathway",
+              item.key()));
         if (!block.is_bias) blocks.push_back(&block);
       });
     }

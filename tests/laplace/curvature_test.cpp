@@ -129,7 +129,7 @@ TEST_CASE("a layer that is in a network twice is refused", "[laplace]") {
   network->eval();
   const Samples data{torch::randn({4, 3}), torch::zeros({4}, torch::kInt64)};
   CHECK_THROWS_WITH(fit_curvature(*network, Softmax(), data, CurvatureOptions()),
-                    Catch::Contains("used twice are not supported"));
+                    Catch::Contains("in the network twice"));
 }
 
 TEST_CASE("blocks are chosen by name or by layer, unknown ones refused", "[laplace]") {
@@ -254,6 +254,42 @@ TEST_CASE("exact bias blocks and normalisation weights are exact for any data", 
       const auto shape = blocks[m]->value().sizes().vec();
       if (blocks[m]->is_bias) check_close(dense, exact);
       if (shape[1] * shape[2] == 1) check_close(dense.diagonal(), exact.diagonal());
+    }
+  }
+}
+
+TEST_CASE("a norm's weight and bias are exact together for each channel", "[laplace]") {
+  for (const auto& example : layer_examples()) {
+    const auto network = example.build();
+    const auto data = samples_of(example);
+    for (const auto structure : {Structure::kKron, Structure::kEkfac, Structure::kBlock}) {
+      auto options = options_of(structure);
+      options.norm = NormCurvature::kJoint;
+      const auto fit = fit_curvature(*network, Softmax(), data, options);
+      const auto& blocks = fit.curvature->blocks();
+      Precisions none(blocks.size(), torch::zeros({}, torch::kFloat64));
+      const auto found = dense_precision(*fit.curvature, none);
+      int norms = 0;
+      for (size_t m = 0; m < blocks.size(); ++m) {
+        const auto* joint = dynamic_cast<const JointBlock*>(blocks[m]);
+        if (!joint) continue;
+        ++norms;
+        CAPTURE(example.type, example.title, static_cast<int>(structure), joint->name);
+        const auto h =
+            dense_ggn(*network, Softmax(), data.x, {&joint->weight_block(), &joint->bias_block()});
+        const auto channels = h.size(0) / 2;
+        const auto order =  // weight and bias of a channel beside each other
+            torch::arange(2 * channels).view({2, channels}).t().flatten();
+        auto exact = h.index_select(0, order).index_select(1, order);
+        if (structure != Structure::kBlock) {
+          const auto channel = torch::arange(2 * channels).floor_divide(2);
+          exact = exact * (channel.unsqueeze(0) == channel.unsqueeze(1));
+        }
+        check_close(part_of(found, blocks, m), exact);
+      }
+      const bool has_norm = example.type.find("norm") != std::string::npos &&
+                            example.layers.find("affine = false") == std::string::npos;
+      CHECK((norms > 0 || !has_norm));
     }
   }
 }

@@ -112,6 +112,31 @@ TEST_CASE("the evidence's gradient holds for every option of a Kronecker fit", "
           }
 }
 
+TEST_CASE(
+    "the evidence's gradient holds for copies, repeats and norms however their factors are made",
+    "[hyper]") {
+  for (const auto& example : layer_examples()) {
+    const bool is_norm = example.type.find("norm") != std::string::npos;
+    if (example.copies == 0 && example.type != "repeat" && !is_norm) continue;
+    for (const auto sharing : {Sharing::kExpand, Sharing::kReduce})
+      for (const auto copies : {Sharing::kExpand, Sharing::kReduce})
+        for (const auto bias : {BiasCurvature::kExact, BiasCurvature::kJoint}) {
+          if (example.copies == 0 && copies == Sharing::kExpand) continue;
+          if (example.type == "repeat" && bias == BiasCurvature::kJoint &&
+              example.layers.find("factored_fc") != std::string::npos)
+            continue;  // groups share a bias
+          CAPTURE(example.type, example.title, sharing, copies, bias);
+          auto p = problem_of(example.build(), example.inputs(5), "classification");
+          p.options.sharing = sharing;
+          p.options.copies = copies;
+          p.options.bias = bias;
+          p.options.norm = NormCurvature::kJoint;
+          set_priors(p);
+          check_gradient(p, /*batch=*/2);
+        }
+  }
+}
+
 namespace {
 
 /// Gradients of the surrogate in leaves against central differences of the evidence fitted anew.

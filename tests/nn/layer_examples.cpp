@@ -1,6 +1,7 @@
 #include "tests/nn/layer_examples.h"
 
 #include "laplace/curvature.h"
+#include "nn/averaged.h"
 
 namespace evariste {
 
@@ -57,6 +58,19 @@ const std::vector<LayerExample>& layer_examples() {
       {"residual", "nested, first layer of the network without weights", "[3, 2, 2]",
        "{ type = 'residual', layer = [{ type = 'tanh' }, { type = 'residual', layer = [" + conv +
            "{ type = 'silu' }] }] }"},
+      {"repeat", "a recurrent map", "[4]",
+       "{ type = 'linear', out = 3 }, "
+       "{ type = 'repeat', times = 3, layer = [{ type = 'linear', out = 3 }, { type = 'tanh' }] }"},
+      {"repeat", "of images, first layer of the network", "[2, 3, 3]",
+       "{ type = 'repeat', times = 2, layer = [{ type = 'residual', layer = [{ type = 'conv', "
+       "out = 2, kernel = 3, padding = 1 }, { type = 'layernorm' }, { type = 'relu' }] }] }"},
+      {"repeat", "in a repeat, groups, a scalar", "[4, 2, 2]",
+       "{ type = 'repeat', times = 2, layer = [{ type = 'conv', out = 4, kernel = 1, groups = 2 }, "
+       "{ type = 'repeat', times = 2, layer = [{ type = 'bias' }, { type = 'tanh' }, "
+       "{ type = 'scale' }] }] }"},
+      {"repeat", "of pathways", "[2, 2, 2]",
+       "{ type = 'repeat', times = 2, layer = [{ type = 'sum', of = [{ type = 'fc', out = 2 }, "
+       "{ type = 'factored_fc', out = 2 }] }, { type = 'tanh' }] }"},
       {"sum", "fc, factored and subsampled convolution", image,
        "{ type = 'sum', of = [{ type = 'fc', out = 3, stride = 2 }, "
        "{ type = 'factored_fc', out = 3, stride = 2 }, [" +
@@ -98,6 +112,14 @@ const std::vector<LayerExample>& layer_examples() {
       {"softplus", "", "[4]", "{ type = 'linear', out = 5 }, { type = 'softplus' }"},
       {"softplus", "steep, linear above its threshold", "[4]",
        "{ type = 'linear', out = 5 }, { type = 'softplus', beta = 3, threshold = 1.5 }"},
+      {"tanh", "over copies", "[4]", "{ type = 'linear', out = 5 }, { type = 'tanh' }", 3},
+      {"polyphase", "over copies, each with a phase of its own", image,
+       conv + "{ type = 'polyphase' }, { type = 'relu' }", 2},
+      {"groupnorm", "over copies", "[2, 3, 2]",
+       "{ type = 'conv', out = 4, kernel = 1, groups = 2 }, { type = 'groupnorm', groups = 2 }", 2},
+      {"repeat", "over copies", "[3, 2]",
+       "{ type = 'repeat', times = 2, layer = [{ type = 'linear', out = 2 }, { type = 'silu' }] }",
+       2},
   };
   return list;
 }
@@ -126,11 +148,13 @@ std::shared_ptr<Network> LayerExample::build(uint64_t seed) const {
   auto network = network_of("input = " + input + "\nlayer = [" + layers +
                             ", { type = 'flatten' }, { type = 'linear', out = 3 }]");
   randomise(*network, seed);
+  if (copies > 0) return std::make_shared<AveragedNetwork>(*network);
   return network;
 }
 
 Tensor LayerExample::inputs(int64_t n, uint64_t seed) const {
   std::vector<int64_t> shape = {n};
+  if (copies > 0) shape.push_back(copies);
   const auto table = toml::parse("input = " + input);
   for (const auto& size : *table["input"].as_array()) shape.push_back(*size.value<int64_t>());
   return random_tensor(shape, seed);

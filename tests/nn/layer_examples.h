@@ -14,10 +14,11 @@ struct LayerExample {
   std::string title;   ///< for failures
   std::string input;   ///< TOML, one sample's shape
   std::string layers;  ///< TOML; flatten and a linear layer with 3 outputs are put behind them
+  int64_t copies = 0;  ///< K > 0: outputs averaged over K copies of each sample
 
   /// float64, in evaluation mode, all weights and buffers random.
   std::shared_ptr<Network> build(uint64_t seed = 1) const;
-  /// Random inputs [n, ...] float64.
+  /// Random inputs [n, ...], or [n, K, ...], float64.
   Tensor inputs(int64_t n, uint64_t seed = 2) const;
 };
 

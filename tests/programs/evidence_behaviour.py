@@ -10,6 +10,7 @@ import math
 import h5py
 import numpy as np
 import xarray
+from safetensors.numpy import load_file, save_file
 
 import evidence_case
 from evidence_case import LINEAR, MLP, EvidenceCase
@@ -54,6 +55,47 @@ class Evidence(EvidenceCase):
                              (("--only", "3.bias", "0"), ["0.weight", "0.bias", "3.bias"])):
             report = self.evidence(*flags)
             self.assertEqual([b["name"] for b in report["blocks"]], names)
+
+    def test_norms_may_have_a_block_of_weight_and_bias(self):
+        network = ('input = [4]\nlayer = [ { type = "linear", out = 3 }, { type = "layernorm" } ]\n')
+        self.regression(network, [("0.weight", (3, 4)), ("0.bias", (3,)), ("1.weight", (3,)),
+                                  ("1.bias", (3,))])
+        report = self.evidence("--likelihood", "regression", "--norm", "joint")
+        self.assertEqual([b["name"] for b in report["blocks"]],
+                         ["0.weight", "0.bias", "1.weight+bias"])
+
+    def test_outputs_are_averaged_over_copies(self):
+        self.convolutional()
+        train, weights = self.folder / "train.safetensors", self.folder / "w.safetensors"
+        plain = self.evidence("--fit", "newton", test=True)
+        for name in ("train", "test"):  # copies that are all the same change nothing
+            data = load_file(self.folder / f"{name}.safetensors")
+            data["x"] = np.ascontiguousarray(np.repeat(data["x"][:, None], 3, axis=1))
+            save_file(data, str(self.folder / f"{name}.safetensors"))
+        same = self.evidence("--fit", "newton", test=True)
+        np.testing.assert_allclose(self.numbers(same), self.numbers(plain), rtol=1e-6, atol=1e-8)
+        self.evidence("--save", "p.h5")
+        loaded = self.evidence("--load", "p.h5", test=True)
+        self.near(loaded["log_evidence"], self.evidence()["log_evidence"], 1e-12)
+        # Of other copies: the mean of their outputs.
+        data = load_file(train)
+        data["x"] += self.draw.normal(size=data["x"].shape)
+        save_file(data, str(train))
+        kernel, bias, out, shift = (load_file(weights)[k] for k in
+                                    ("0.weight", "0.bias", "3.weight", "3.bias"))
+        patches = np.lib.stride_tricks.sliding_window_view(data["x"][:, :, 0], (3, 3), (2, 3))
+        hidden = np.tanh(np.einsum("nkhwij,cij->nkchw", patches, kernel[:, 0])
+                         + bias[:, None, None])
+        f = (hidden.reshape(20, 3, -1) @ out.T + shift).mean(1)
+        log_p = f - np.log(np.exp(f).sum(1, keepdims=True))
+        report = self.evidence("--checks", "off")
+        self.near(report["log_likelihood"], log_p[np.arange(20), data["y"]].sum(), 1e-10)
+        data = load_file(self.folder / "test.safetensors")  # in one of the files only
+        data["x"] = np.ascontiguousarray(data["x"][:, 0])
+        save_file(data, str(self.folder / "test.safetensors"))
+        refused = self.start(test=True)
+        self.assertEqual(refused.returncode, 2)
+        self.assertIn("copies", refused.stderr)
 
     def test_chunks_and_threads_do_not_matter(self):
         self.convolutional()

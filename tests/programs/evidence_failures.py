@@ -158,6 +158,8 @@ FLAGS = {  # flags after the good ones -> words
                                  ["--correction none", "--structure lastlayer"]),
     "bias of no factors": (["--structure", "diag", "--bias", "expand"],
                            ["--bias expand", "--structure diag"]),
+    "norm of no factors": (["--structure", "full", "--norm", "joint"],
+                           ["--norm joint", "--structure full"]),
     "grouped with expand": (["--bias", "expand"], ["0.", "grouped", "expand"]),
     "noise of classes": (["--fit-noise", "on"], ["--fit-noise", "regression"]),
     "device": (["--device", "cuda"], ["--device", "cuda", "cpu"]),

@@ -51,7 +51,10 @@ layer = [
   { type = "silu" },
   { type = "softplus", beta = 2.0 },
   { type = "linear", out = 2, bias = false },
-  { type = "sigmoid" },
+  { type = "repeat", times = 3, layer = [
+    { type = "linear", out = 2 },
+    { type = "sigmoid" },
+  ] },
 ]
 """
 
@@ -303,6 +306,11 @@ class Layers(unittest.TestCase):
     def test_a_residual_adds_its_input(self):
         body, x = nn.Linear(3, 3), torch.randn(4, 3)
         torch.testing.assert_close(evariste.Residual(body, nn.Tanh())(x), x + body(x).tanh())
+
+    def test_a_repeat_uses_its_body_again(self):
+        body, x = nn.Linear(3, 3), torch.randn(4, 3)
+        y = body(body(x).tanh()).tanh()
+        torch.testing.assert_close(evariste.Repeat(body, nn.Tanh(), times=2)(x), y)
 
     def test_fc_is_linear_in_the_flattened_image(self):
         fc = evariste.FC((2, 4, 4), 3, 2)

@@ -128,6 +128,13 @@ const char* const kLarge =
     "input = [1, 16, 16]\nlayer = [{ type = 'fc', out = 1 }, { type = 'tanh' }, "
     "{ type = 'flatten' }, { type = 'linear', out = 3 }]";
 
+// Tied weights, the wide ones in coordinates.
+const char* const kRepeated =
+    "input = [1, 16, 16]\nlayer = [{ type = 'repeat', times = 2, layer = [{ type = 'conv', out = "
+    "1, "
+    "kernel = 3, padding = 1 }, { type = 'fc', out = 1 }, { type = 'tanh' }] }, "
+    "{ type = 'flatten' }, { type = 'linear', out = 3 }]";
+
 Problem small_problem() { return {kSmall, {2, 6, 6}, 60, 3}; }
 Problem large_problem() { return {kLarge, {1, 16, 16}, 300, 3}; }
 
@@ -202,6 +209,7 @@ TEST_CASE("steps in eigenbases are the dense steps, momentum and average over tw
     compare(small_problem(), config, 15, 0.3);
   }
   SECTION("a layer in coordinates") { compare(large_problem(), config, 50, 0.05); }
+  SECTION("repeated layers") { compare({kRepeated, {1, 16, 16}, 160, 3}, config, 40, 0.05); }
 }
 
 TEST_CASE("the step is shortened to the KL bound", "[kfac]") {
