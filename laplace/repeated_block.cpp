@@ -32,6 +32,7 @@ Tensor RepeatedBlock::to_positions(const Tensor& y) const {
 }
 
 Tensor RepeatedBlock::from_positions(const Tensor& y, const Tensor& x) const {
+  if (is_constant() && y.size(2) == 1) return one_.from_positions(y, x.select(1, 0));
   const auto each = positions_of(y, y.size(1) * x.size(1));
   return as_uses(one_.from_positions(each, as_samples(x)), x);
 }

@@ -119,6 +119,14 @@ TEST_CASE("copies: features are averaged and cotangents summed before the factor
              each = block.to_positions(fold(seen.g)).reshape({-1, 3});
   check_close(factors_of(expand)[0].a.dense(), all.t().mm(all).unsqueeze(0) / 5);
   check_close(factors_of(expand)[0].b.dense(), each.t().mm(each).unsqueeze(0) / 48);
+
+  options.positions = Positions::kSelected;  // a phase of each copy, where cotangents are not zero
+  const auto selected = fit_curvature(network, Softmax(), data, options);
+  const auto kept = all.masked_select((each.view({-1, 240, 3}).abs().amax({0, 2}) > 0).unsqueeze(1))
+                        .view({-1, 18});
+  REQUIRE(kept.size(0) == 240 / 4);
+  check_close(factors_of(selected)[0].a.dense(), kept.t().mm(kept).unsqueeze(0) / 5);
+  check_close(factors_of(selected)[0].b.dense(), each.t().mm(each).unsqueeze(0) / 12);
 }
 
 TEST_CASE("copies that are all the same change nothing", "[laplace][repeated]") {
