@@ -3,7 +3,7 @@
     python bench/targets.py build/peers.json
 
 A ratio is peer over ours, the median of the rounds, in CPU time on one thread and by the wall clock
-on more. A peer whose value is not ours (relative difference above 1 %) computes another thing and
+on more. A peer whose value is not ours (relative difference above 0.1 %) computes another thing and
 does not count. Where no peer counts, the row is left out.
 """
 
@@ -49,7 +49,7 @@ def is_comparable(row):
     if "error" in answer:
         return "over" in answer
     value = answer.get("value")
-    return value is None or not reference or abs(value - reference) <= 0.01 * abs(reference)
+    return value is None or not reference or abs(value - reference) <= 1e-3 * abs(reference)
 
 
 def verdict(value, must, good):
