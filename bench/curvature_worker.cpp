@@ -2,15 +2,21 @@
 //
 // Reads one line of JSON per run from standard input, {"stage": "kron"}, runs that stage once and
 // answers with one line, {"seconds", "cpu", "value", "peak_mib"}. `value` is what the peers print
-// for the same stage: log|P| at prior precision 1, the log evidence, or a mean probability.
+// for the same stage: log|P| at prior precision 1, the log evidence, a mean probability, or the sum
+// of squared input gradients. Of a pass over the data also "gflop" and "gbyte", what it calculates
+// by plan_curvature and would move without caches, and the "eigen_seconds" beside it. The stage
+// "machine" answers {"gflops", "gbytes"}, the rates of a 2048^3 sgemm and of a copy that no cache
+// holds.
 #include <torch/torch.h>
 
 #include <sys/resource.h>
 
 #include <CLI/CLI.hpp>
 #include <chrono>
+#include <fstream>
 #include <functional>
 #include <iostream>
+#include <limits>
 #include <nlohmann/json.hpp>
 #include <optional>
 #include <utility>
@@ -18,6 +24,7 @@
 #include "core/memory.h"
 #include "io/safetensors.h"
 #include "laplace/hyper_gradient.h"
+#include "laplace/plan.h"
 #include "laplace/predictive.h"
 #include "laplace/priors/isotropic_gaussian.h"
 #include "nn/network.h"
@@ -26,6 +33,10 @@ using namespace evariste;
 using Json = nlohmann::json;
 
 namespace {
+
+double seconds_since(std::chrono::steady_clock::time_point start) {
+  return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+}
 
 class Case {
  public:
@@ -61,6 +72,10 @@ class Case {
       for (const auto& [block, gradient] : gradients)
         Tensor(block->weight()).add_(gradient, 0.0);  // the same work, no drift
     }
+    CurvatureOptions gradients;  // of one column per sample, as in training
+    gradients.structure = Structure::kDiag;
+    gradients.fisher = Fisher::kEmpirical;
+    planned_ = gradients;
     return 0;
   }
 
@@ -77,6 +92,7 @@ class Case {
     if (structure != Structure::kKron) options.bias = BiasCurvature::kExact;
     options_ = options;
     fit_ = fit_curvature(*network_, likelihood_, samples_, options);
+    if (structure != Structure::kLastLayer) planned_ = options;  // whose plan is a bound
     is_exact_kron_ = structure == Structure::kKron && fisher == Fisher::kExact && bases &&
                      correction == Correction::kNone;
     const auto unit = priors(1.0);
@@ -91,6 +107,14 @@ class Case {
     return value;
   }
 
+  /// The same, of which only the eigenvalues count.
+  double eigenvalues() {
+    const auto value = fit(Structure::kKron, Fisher::kExact, false);
+    counted_ = fit_.seconds_eigen;
+    planned_.reset();
+    return value;
+  }
+
   /// Log evidence and its gradient at 20 precisions.
   double evidence() {
     require_kron();
@@ -102,7 +126,16 @@ class Case {
     return last;
   }
 
-  /// Gradient of the log evidence in every input, after a fit.
+  /// Gradient of the log evidence in every input, with its fit.
+  double hyper_gradient_total() {
+    fit(Structure::kKron, Fisher::kExact, true);
+    const auto value = hyper_gradient();
+    counted_.reset();
+    passes_ = 2;
+    return value;
+  }
+
+  /// The same after a fit.
   double hyper_gradient() {
     require_kron();
     const auto start = std::chrono::steady_clock::now();
@@ -116,7 +149,8 @@ class Case {
           .backward();
       sum += x.grad().square().sum().item<double>();
     }
-    counted_ = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+    counted_ = seconds_since(start);
+    planned_ = options_;
     return sum;
   }
 
@@ -128,6 +162,25 @@ class Case {
     const auto outputs = output_distribution(*network_, points_.narrow(0, 0, points),
                                              *fit_.curvature, priors(1.0), batch_);
     return std::get<0>(predict(outputs, likelihood_, Link::kProbit).max(1)).mean().item<double>();
+  }
+
+  /// What the last pass over the data calculated and moved, where that is known: bytes as if every
+  /// activation and every cotangent were written once and read once. A hyper-gradient is one more
+  /// pass, at least.
+  Json take_rates() {
+    if (!planned_) return Json::object();
+    torch::NoGradGuard no_grad;
+    const auto passes = std::exchange(passes_, 1);
+    const auto options = *std::exchange(planned_, std::nullopt);
+    const auto plan = plan_curvature(*network_, likelihood_, samples_, options);
+    const auto f = network_->forward(samples_.x.narrow(0, 0, 1));
+    const auto columns =
+        options.fisher == Fisher::kExact ? likelihood_.hessian_root(f).size(0) : int64_t{1};
+    const auto tape = pass_bytes(*network_, samples_, 1, -1);  // one sample's, nothing beside it
+    const auto written = tape * static_cast<double>(samples_.count() * (1 + columns));
+    return {{"gflop", 1e-9 * passes * plan.stages[0].flops},
+            {"gbyte", 2e-9 * passes * written},
+            {"eigen_seconds", fit_.seconds_eigen}};
   }
 
  private:
@@ -150,7 +203,28 @@ class Case {
   CurvatureOptions options_;    // of fit_
   bool is_exact_kron_ = false;  // fit_ is, with its bases
   std::optional<double> counted_;
+  std::optional<CurvatureOptions> planned_;  // of the last run
+  double passes_ = 1;
 };
+
+/// The best of ten: GFLOP/s of a 2048^3 product, GB/s of a copy of 256 MiB, read and written.
+Json machine() {
+  torch::NoGradGuard no_grad;
+  const auto a = torch::randn({2048, 2048}), b = torch::randn({2048, 2048});
+  const auto from = torch::zeros({int64_t{1} << 26});
+  auto product = torch::empty({2048, 2048}), to = torch::zeros_like(from);
+  double multiply = std::numeric_limits<double>::infinity(), copy = multiply;
+  for (int i = 0; i < 10; ++i) {
+    auto start = std::chrono::steady_clock::now();
+    torch::mm_out(product, a, b);
+    multiply = std::min(multiply, seconds_since(start));
+    start = std::chrono::steady_clock::now();
+    to.copy_(from);
+    copy = std::min(copy, seconds_since(start));
+  }
+  return {{"gflops", 2e-9 * std::pow(2048, 3) / multiply},
+          {"gbytes", 2e-9 * static_cast<double>(from.nbytes()) / copy}};
+}
 
 double cpu_seconds() {
   rusage use{};
@@ -161,10 +235,12 @@ double cpu_seconds() {
   return seconds(use.ru_utime) + seconds(use.ru_stime);
 }
 
-double peak_mib() {
-  rusage use{};
-  getrusage(RUSAGE_SELF, &use);
-  return static_cast<double>(use.ru_maxrss) / 1024;
+/// "VmRSS": memory now; "VmHWM": the most since the start.
+double resident_mib(const std::string& key) {
+  std::ifstream file("/proc/self/status");
+  for (std::string line; std::getline(file, line);)
+    if (line.starts_with(key)) return std::stod(line.substr(key.size() + 1)) / 1024;
+  return 0;
 }
 
 }  // namespace
@@ -202,16 +278,23 @@ int main(int argc, char** argv) {
       {"ekfac", [&] { return one.fit(Structure::kEkfac, Fisher::kExact, true); }},
       {"diag", [&] { return one.fit(Structure::kDiag, Fisher::kExact, false); }},
       {"last_layer", [&] { return one.fit(Structure::kLastLayer, Fisher::kExact, false); }},
+      {"eigenvalues", [&] { return one.eigenvalues(); }},
       {"evidence", [&] { return one.evidence(); }},
       {"hyper_gradient", [&] { return one.hyper_gradient(); }},
+      {"hyper_gradient_total", [&] { return one.hyper_gradient_total(); }},
       {"predictive_20", [&] { return one.predictive(20); }}};
   Json names = Json::array();
   for (const auto& [name, run] : stages) names.push_back(name);
-  std::cout << Json{{"stages", names}}.dump() << std::endl;
+  std::cout << Json{{"stages", names}, {"base_mib", resident_mib("VmRSS")}}.dump() << std::endl;
   for (std::string line; std::getline(std::cin, line);) {
     Json answer;
     try {
-      const auto& run = stages.at(Json::parse(line).at("stage").get<std::string>());
+      const auto stage = Json::parse(line).at("stage").get<std::string>();
+      if (stage == "machine") {
+        std::cout << machine().dump() << std::endl;
+        continue;
+      }
+      const auto& run = stages.at(stage);
       const double cpu = cpu_seconds();
       const auto start = std::chrono::steady_clock::now();
       const double value = run();
@@ -221,7 +304,9 @@ int main(int argc, char** argv) {
           {"seconds", counted.value_or(wall.count())},
           {"cpu", counted ? *counted * (cpu_seconds() - cpu) / wall.count() : cpu_seconds() - cpu},
           {"value", value},
-          {"peak_mib", peak_mib()}};
+          {"peak_mib", resident_mib("VmHWM")}};
+      answer.update(one.take_rates());
+      if (counted) answer.erase("eigen_seconds");
     } catch (const std::exception& error) {
       answer = {{"error", error.what()}};
     }

@@ -1,54 +1,65 @@
-// What an evidence refresh of the main job's network costs, against epochs of plain training.
+// What an evidence refresh costs, against epochs of plain training, on two networks: the main job's
+// of experiments/layerwise/layerwise.toml, 5000 random images, batch 125; and WRN-16-4 of
+// bench/nets/wrn16_4.toml, 32 images, batch 8 (names with wrn16_4).
 //
-// The network is that of experiments/layerwise/layerwise.toml, 5000 random images, batch 125. All
-// in one process, repetitions interleaved at random (--benchmark_enable_random_interleaving=true),
-// so that bench/table.py can give ratios with their spread.
+// All in one process, repetitions interleaved at random
+// (--benchmark_enable_random_interleaving=true), so that bench/table.py can give ratios with their
+// spread.
 #include <torch/torch.h>
 
 #include <benchmark/benchmark.h>
 
 #include "core/memory.h"
 #include "io/config.h"
+#include "nn/network.h"
 #include "train/trainer.h"
 
 using namespace evariste;
 
 namespace {
 
-constexpr int64_t kImages = 5000, kBatch = 125, kClasses = 10;
+constexpr int64_t kClasses = 10;
+
+const std::filesystem::path kRoot = EVARISTE_SOURCE_DIR;
 
 struct Job {
   std::shared_ptr<Network> network;
+  int64_t batch, chunk;  // images per step of training and per chunk of a refresh
   Samples data;
   Softmax likelihood;
 
-  Job() {
-    const auto table = resolve_config(
-        std::filesystem::path(EVARISTE_SOURCE_DIR) / "experiments/layerwise/layerwise.toml",
-        "quick", {});
-    network = build_network(*table["network"].as_table(), "[network]", kClasses);
+  Job(std::shared_ptr<Network> made, int64_t images, int64_t step, int64_t at_once)
+      : network(std::move(made)), batch(step), chunk(at_once) {
     initialise(*network, Stream(1));
     torch::manual_seed(1);
-    data = {torch::randn({kImages, 1, 32, 32}), torch::randint(kClasses, {kImages}, torch::kInt64),
-            0};
+    auto shape = network->input();
+    shape.insert(shape.begin(), images);
+    data = {torch::randn(shape), torch::randint(kClasses, {images}, torch::kInt64), 0};
   }
 };
 
-Job& job() {
-  static Job one;
+Job& main_job() {
+  static Job one = [] {
+    const auto table = resolve_config(kRoot / "experiments/layerwise/layerwise.toml", "quick", {});
+    return Job(build_network(*table["network"].as_table(), "[network]", kClasses), 5000, 125, 500);
+  }();
+  return one;
+}
+
+Job& wrn16_4() {
+  static Job one(load_network(kRoot / "bench/nets/wrn16_4.toml"), 32, 8, 8);
   return one;
 }
 
 /// Forward, backward with weight gradients, SGD step: what any training costs.
-void plain_epoch(benchmark::State& state) {
+void train_plainly(benchmark::State& state, Job& j) {
   torch::NoGradGuard no_grad;
-  auto& j = job();
   for (auto _ : state) {
-    for (int64_t i = 0; i + kBatch <= kImages; i += kBatch) {
+    for (int64_t i = 0; i + j.batch <= j.data.count(); i += j.batch) {
       Tape tape;
-      const auto f = j.network->forward(j.data.x.narrow(0, i, kBatch), &tape);
+      const auto f = j.network->forward(j.data.x.narrow(0, i, j.batch), &tape);
       j.network->backward(
-          j.likelihood.score(f, j.data.y.narrow(0, i, kBatch)).unsqueeze(0) / kBatch, tape,
+          j.likelihood.score(f, j.data.y.narrow(0, i, j.batch)).unsqueeze(0) / j.batch, tape,
           [](const Block& block, const Tensor& x, const Tensor& g) {
             auto weight = block.weight();
             weight.add_(block.from_matrix(block.gradient(x, g[0])), 0.0);  // same work, no drift
@@ -58,14 +69,19 @@ void plain_epoch(benchmark::State& state) {
   }
 }
 
-void refresh(benchmark::State& state, Fisher fisher, int64_t images, bool bases) {
+void plain_epoch(benchmark::State& state) { train_plainly(state, main_job()); }
+void plain_epoch_wrn16_4(benchmark::State& state) { train_plainly(state, wrn16_4()); }
+
+/// Of the first `images`; 0: all.
+void refresh(benchmark::State& state, Job& (*job)(), Fisher fisher, int64_t images, bool bases) {
   auto& j = job();
-  const Samples part = {j.data.x.narrow(0, 0, images), j.data.y.narrow(0, 0, images), kImages};
+  const auto count = images > 0 ? images : j.data.count();
+  const Samples part = {j.data.x.narrow(0, 0, count), j.data.y.narrow(0, 0, count), j.data.count()};
   CurvatureOptions options;
   options.fisher = fisher;
   options.bases = bases;
   options.eigen_type = torch::kFloat32;
-  options.batch = 500;
+  options.batch = j.chunk;
   double eigen = 0;
   for (auto _ : state) {
     const auto fit = fit_curvature(*j.network, j.likelihood, part, options);
@@ -76,7 +92,7 @@ void refresh(benchmark::State& state, Fisher fisher, int64_t images, bool bases)
 }
 
 void kfac_epoch(benchmark::State& state) {
-  auto& j = job();
+  auto& j = main_job();
   CurvatureOptions options;
   options.fisher = Fisher::kSketch;
   options.eigen_type = torch::kFloat32;
@@ -86,8 +102,8 @@ void kfac_epoch(benchmark::State& state) {
   const std::vector<double> precisions(kron.blocks().size(), 100.0);
   for (auto _ : state) {
     step.enter(kron, precisions);
-    for (int64_t i = 0; i + kBatch <= kImages; i += kBatch) {
-      const auto x = j.data.x.narrow(0, i, kBatch), y = j.data.y.narrow(0, i, kBatch);
+    for (int64_t i = 0; i + j.batch <= j.data.count(); i += j.batch) {
+      const auto x = j.data.x.narrow(0, i, j.batch), y = j.data.y.narrow(0, i, j.batch);
       step.step(
           [&](bool with_gradient) {
             Tape tape;
@@ -101,7 +117,7 @@ void kfac_epoch(benchmark::State& state) {
                   false);
             return -j.likelihood.log_density(f, y).sum().item<double>();
           },
-          1e-6, static_cast<double>(kImages) / kBatch, false);
+          1e-6, static_cast<double>(j.data.count()) / static_cast<double>(j.batch), false);
     }
     step.leave();
   }
@@ -109,17 +125,18 @@ void kfac_epoch(benchmark::State& state) {
 
 }  // namespace
 
+#define EVARISTE_REFRESH(name, ...) \
+  BENCHMARK_CAPTURE(refresh, name, __VA_ARGS__)->Unit(benchmark::kMillisecond)->UseRealTime()
+
 BENCHMARK(plain_epoch)->Unit(benchmark::kMillisecond)->UseRealTime();
 BENCHMARK(kfac_epoch)->Unit(benchmark::kMillisecond)->UseRealTime();
-BENCHMARK_CAPTURE(refresh, exact_values, Fisher::kExact, kImages, false)
-    ->Unit(benchmark::kMillisecond)
-    ->UseRealTime();
-BENCHMARK_CAPTURE(refresh, exact_bases, Fisher::kExact, kImages, true)
-    ->Unit(benchmark::kMillisecond)
-    ->UseRealTime();
-BENCHMARK_CAPTURE(refresh, sketch_2000, Fisher::kSketch, 2000, true)
-    ->Unit(benchmark::kMillisecond)
-    ->UseRealTime();
+EVARISTE_REFRESH(exact_values, main_job, Fisher::kExact, 0, false);
+EVARISTE_REFRESH(exact_bases, main_job, Fisher::kExact, 0, true);
+EVARISTE_REFRESH(sketch_2000, main_job, Fisher::kSketch, 2000, true);
+BENCHMARK(plain_epoch_wrn16_4)->Unit(benchmark::kMillisecond)->UseRealTime();
+EVARISTE_REFRESH(exact_values_wrn16_4, wrn16_4, Fisher::kExact, 0, false);
+EVARISTE_REFRESH(exact_bases_wrn16_4, wrn16_4, Fisher::kExact, 0, true);
+EVARISTE_REFRESH(sketch_wrn16_4, wrn16_4, Fisher::kSketch, 0, true);
 
 int main(int argc, char** argv) {
   keep_freed_memory();  // as the programs do

@@ -2,13 +2,13 @@
 that answers the driver.
 
 A worker reads one line of JSON per run from standard input, {"stage": "kron"}, runs that stage once
-and answers with one line, {"seconds", "cpu", "value", "peak_mib"} or {"error"}. Workers that wait
-for a line use no processor time, so the driver may interleave them at will (bench/compare.py).
+and answers with one line, {"seconds", "cpu", "value", "peak_mib"} or {"error"}. Its first line is
+{"stages", "base_mib"}, the memory with packages, network and data. Workers that wait for a line use
+no processor time, so the driver may interleave them at will (bench/compare.py).
 """
 
 import argparse
 import json
-import resource
 import sys
 import time
 from pathlib import Path
@@ -50,9 +50,16 @@ class Job:
                                            batch_size=self.batch)
 
 
+def resident_mib(key):
+    """"VmRSS": memory now; "VmHWM": the most since the start."""
+    for line in Path("/proc/self/status").read_text(encoding="utf-8").splitlines():
+        if line.startswith(key):
+            return int(line.split()[1]) / 1024
+
+
 def serve(stages):
     """stages: name -> callable that runs the stage once and returns a float to compare, or None."""
-    print(json.dumps({"stages": sorted(stages)}), flush=True)
+    print(json.dumps({"stages": sorted(stages), "base_mib": resident_mib("VmRSS")}), flush=True)
     for line in sys.stdin:
         stage = json.loads(line)["stage"]
         cpu, wall = time.process_time(), time.perf_counter()
@@ -64,5 +71,5 @@ def serve(stages):
             continue
         answer = {"seconds": time.perf_counter() - wall, "cpu": time.process_time() - cpu,
                   "value": None if value is None else float(value),
-                  "peak_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}
+                  "peak_mib": resident_mib("VmHWM")}
         print(json.dumps(answer), flush=True)

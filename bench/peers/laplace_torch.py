@@ -31,6 +31,12 @@ def last_layer():
     return fit(FullLLLaplace, "last").log_det_posterior_precision.item()
 
 
+def eigenvalues():
+    """And their vectors, which come with them here."""
+    laplace = fitted.get("kron") or fit(KronLaplace, "kron")
+    laplace.H_facs.decompose()
+
+
 def evidence():
     """Log evidence and its gradient at 20 precisions."""
     laplace = fitted.get("kron") or fit(KronLaplace, "kron")
@@ -49,5 +55,5 @@ def predictive():
         return laplace(points, pred_type="glm", link_approx="probit").max(1).values.mean().item()
 
 
-serve({"kron": kron, "diag": diagonal, "last_layer": last_layer, "evidence": evidence,
-       "predictive_20": predictive})
+serve({"kron": kron, "diag": diagonal, "last_layer": last_layer,
+       "eigenvalues": eigenvalues, "evidence": evidence, "predictive_20": predictive})

@@ -272,6 +272,14 @@ class Evidence(EvidenceCase):
             self.assertGreater(ratio, 0.8, structure)
             self.assertLess(ratio, 2.0, structure)
 
+    def test_the_peak_is_that_of_the_program_and_not_of_what_started_it(self):
+        if evidence_case.SANITIZED:
+            self.skipTest("sanitizers take memory of their own")
+        self.convolutional()
+        before = self.evidence()["peak_rss_bytes"]
+        ballast = b"x" * (before + 2**28)
+        self.assertLess(self.evidence()["peak_rss_bytes"], len(ballast))
+
     def test_the_table_is_for_reading(self):
         self.convolutional()
         done = self.start("--fit", "newton", test=True, json_out=False)
