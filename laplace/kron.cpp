@@ -160,11 +160,13 @@ void KronCurvature::decompose(bool bases, torch::ScalarType arithmetic,
   const auto side_of = [&](size_t i) -> SymmetricFactor& {
     return i % 2 == 0 ? factors_[i / 2].a : factors_[i / 2].b;
   };
-  for (size_t i = 0; i < owner.size(); ++i)
-    if (!processes || owner[i] == processes->rank())
-      side_of(i).decompose(
-          bases, arithmetic,
-          (i % 2 == 0 ? "input factor of " : "output factor of ") + blocks_[i / 2]->name);
+  do_part(processes, [&] {
+    for (size_t i = 0; i < owner.size(); ++i)
+      if (!processes || owner[i] == processes->rank())
+        side_of(i).decompose(
+            bases, arithmetic,
+            (i % 2 == 0 ? "input factor of " : "output factor of ") + blocks_[i / 2]->name);
+  });
   if (!processes) return;
   for (size_t i = 0; i < owner.size(); ++i) {  // all have the matrix, so all know the shapes
     auto& side = side_of(i);
