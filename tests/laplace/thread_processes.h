@@ -23,6 +23,7 @@ class ThreadProcesses : public Processes {
   int64_t rank() const override { return rank_; }
   int64_t size() const override { return size_; }
   void sum(Tensor& tensor) const override {
+    torch::NoGradGuard no_grad;
     for (int64_t turn = 0; turn < size_; ++turn) {  // in the order of ranks
       if (turn == rank_) exchange_.board = turn == 0 ? tensor.clone() : exchange_.board + tensor;
       exchange_.all.arrive_and_wait();
@@ -31,6 +32,7 @@ class ThreadProcesses : public Processes {
     exchange_.all.arrive_and_wait();
   }
   void broadcast(Tensor& tensor, int64_t from) const override {
+    torch::NoGradGuard no_grad;
     if (rank_ == from) exchange_.board = tensor.clone();
     exchange_.all.arrive_and_wait();
     tensor.copy_(exchange_.board);
@@ -50,7 +52,6 @@ std::vector<Result> in_threads(int64_t size, const std::function<Result(const Pr
   std::vector<std::thread> threads;
   for (int64_t rank = 0; rank < size; ++rank)
     threads.emplace_back([&, rank] {
-      torch::NoGradGuard no_grad;
       results[static_cast<size_t>(rank)] = work(ThreadProcesses(exchange, rank, size));
     });
   for (auto& thread : threads) thread.join();
