@@ -44,6 +44,7 @@ int run(int argc, char** argv) {
   auto plan = loads ? plan_loaded(options, problem, stored.posterior.curvature)
                     : plan_memory(options, problem);
   if (line.dry_run) {
+    if (launched_rank() != 0) return 0;
     if (!loads) plan.seconds = predict_seconds(options, problem);
     fmt::print("{}\n", line.json ? plan_json(options, plan) : plan_text(options, plan));
     return 0;

@@ -159,15 +159,7 @@ Checks check_evidence(Layer& network, const Likelihood& likelihood, const Sample
   present /= size;
   checks.linearised_gap = sampled - (present - 0.5 * temperature * effective / n);
   const auto outputs = network.forward(data.x.narrow(0, 0, 1)).size(1);
-  auto labels = data.y;  // of all processes
-  if (data.processes) {
-    auto shape = data.y.sizes().vec();
-    shape[0] = data.shared;
-    auto all = torch::zeros(shape, torch::kFloat64);
-    all.narrow(0, data.first, data.count()).copy_(data.y);
-    data.sum({all});
-    labels = all.to(data.y.scalar_type());
-  }
+  const auto labels = data.gather(data.y);
   // A dead network that has learnt the frequencies reaches the baseline up to rounding.
   constexpr double kRounding = 1e-6;
   checks.alive = effective > 0 && present > likelihood.baseline(labels, outputs) + kRounding;

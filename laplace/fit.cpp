@@ -26,17 +26,20 @@ int64_t widest(const Tape& tape) {
   return entries;
 }
 
-/// Forward over chunks; per_chunk(tape, outputs f, labels y, index of the first sample).
+/// Forward over chunks; per_chunk(tape, outputs f, labels y, index of the first sample), which
+/// exchanges nothing.
 template <class PerChunk>
 void for_each_chunk(Layer& network, const Samples& data, int64_t batch, const PerChunk& per_chunk) {
   torch::NoGradGuard no_grad;
-  for (int64_t begin = 0; begin < data.count(); begin += batch) {
-    const auto count = std::min(batch, data.count() - begin);
-    Tape tape;
-    const auto f = network.forward(data.x.narrow(0, begin, count), &tape);
-    expect_finite(f, "network outputs");
-    per_chunk(tape, f, data.y.narrow(0, begin, count), begin);
-  }
+  do_part(data.processes, [&] {
+    for (int64_t begin = 0; begin < data.count(); begin += batch) {
+      const auto count = std::min(batch, data.count() - begin);
+      Tape tape;
+      const auto f = network.forward(data.x.narrow(0, begin, count), &tape);
+      expect_finite(f, "network outputs");
+      per_chunk(tape, f, data.y.narrow(0, begin, count), begin);
+    }
+  });
 }
 
 /// Samples by falling number of columns, so that a chunk's samples need about the same.
@@ -418,6 +421,16 @@ PassCut cut_pass(Layer& network, const Samples& data, int64_t batch, int64_t col
   if (together) return {std::clamp<int64_t>(room / columns, 1, batch), columns};
   const auto at_once = std::clamp<int64_t>(room / std::min(kUseful, batch), 1, columns);
   return {std::clamp<int64_t>(room / at_once, 1, batch), at_once};
+}
+
+Tensor Samples::gather(const Tensor& rows) const {
+  if (!processes) return rows;
+  auto shape = rows.sizes().vec();
+  shape[0] = shared;
+  const auto all = torch::zeros(shape, rows.options().dtype(torch::kFloat64));
+  all.narrow(0, first, count()).copy_(rows);
+  sum({all});
+  return all.to(rows.scalar_type());
 }
 
 Samples share_of(const Samples& whole, const Processes& processes) {

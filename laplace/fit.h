@@ -35,6 +35,12 @@ struct Samples {
     if (processes) sum_over(*processes, tensors);
   }
   double sum(double value) const { return processes ? sum_over(*processes, value) : value; }
+  /// One large contiguous tensor in its own precision, without copies.
+  void sum_in_place(Tensor tensor) const {
+    if (processes) processes->sum(tensor);
+  }
+  /// From one row per sample, [count, ...], the rows of all shares, [shared, ...].
+  Tensor gather(const Tensor& rows) const;
 };
 
 /// This process's share of the whole: as many samples for each, the first ranks one more. Throws

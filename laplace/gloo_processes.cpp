@@ -113,9 +113,10 @@ class GlooProcesses : public Processes {
     } catch (const std::exception& error) {
       std::string_view reason = error.what();
       reason = reason.substr(0, reason.find('\n'));
-      throw Error(1, fmt::format("process {} of {}: the processes {}: one has ended or cannot be "
-                                 "reached ({})",
-                                 rank_, size_, what, reason));
+      if (reason.starts_with('[')) reason.remove_prefix(reason.find(']') + 1);  // a line of gloo
+      throw ProcessLost(
+          fmt::format("process {} of {}: the processes {}: one has ended or cannot be reached ({})",
+                      rank_, size_, what, reason.substr(reason.find_first_not_of(' '))));
     }
   }
 
@@ -126,6 +127,8 @@ class GlooProcesses : public Processes {
 #endif
 
 }  // namespace
+
+int64_t launched_rank() { return launch_of_environment().rank; }
 
 std::unique_ptr<Processes> join_processes(double timeout_seconds) {
   const auto launch = launch_of_environment();

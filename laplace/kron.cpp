@@ -192,14 +192,13 @@ int64_t KronCurvature::decompose(bool bases, torch::ScalarType arithmetic,
     for (size_t i = 0; i < costs.size(); ++i)
       if (costs[i] > 0 && thread_of[i] == thread) decompose_one(i);
   };
-  if (!is_shared) {
-    work(0);
-  } else {
+  do_part(processes, [&] {
+    if (!is_shared) return work(0);
     at::parallel_for(0, threads, 1, [&](int64_t begin, int64_t end) {
       torch::NoGradGuard no_grad;  // a thread's own
       for (auto thread = begin; thread < end; ++thread) work(thread);
     });
-  }
+  });
   for (size_t i = 0; i < owner.size(); ++i) {
     auto& side = side_of(i);
     if (first[i] < i) {

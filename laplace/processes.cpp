@@ -43,6 +43,34 @@ double sum_over(const Processes& processes, double value) {
   return tensor.item<double>();
 }
 
+double greatest_over(const Processes& processes, double value) {
+  auto all = torch::zeros({processes.size()}, torch::kFloat64);
+  all[processes.rank()] = value;
+  processes.sum(all);
+  return all.max().item<double>();
+}
+
+void do_part(const Processes* processes, const std::function<void()>& work) {
+  if (!processes) return work();
+  std::string failure;
+  try {
+    work();
+  } catch (const NumericalError& error) {
+    failure = error.what();
+  }
+  auto lengths = torch::zeros({processes->size()}, torch::kInt64);  // of the sentences
+  lengths[processes->rank()] = static_cast<int64_t>(failure.size());
+  processes->sum(lengths);
+  const auto failed = lengths.nonzero();
+  if (failed.numel() == 0) return;
+  const auto first = failed[0].item<int64_t>();
+  auto text = torch::empty({lengths[first].item<int64_t>()}, torch::kUInt8);
+  auto* letters = text.data_ptr<uint8_t>();
+  if (processes->rank() == first) std::copy(failure.begin(), failure.end(), letters);
+  processes->broadcast(text, first);
+  throw NumericalError(std::string(letters, letters + text.numel()));
+}
+
 void agree(const Processes& processes, const std::vector<Tensor>& tensors) {
   for (auto tensor : tensors) {
     auto copy = tensor.contiguous();

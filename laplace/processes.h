@@ -5,13 +5,21 @@
 // same numbers, bit for bit. All of them must call the same functions in the same order.
 #pragma once
 
+#include <functional>
 #include <memory>
 #include <vector>
 
+#include "core/error.h"
 #include "laplace/shape.h"
 
 namespace evariste {
 
+/// Another process has ended or cannot be reached. Exit code 1.
+struct ProcessLost : Error {
+  explicit ProcessLost(const std::string& message) : Error(1, message) {}
+};
+
+/// What exchanges need of a launcher's processes.
 class Processes {
  public:
   virtual ~Processes() = default;
@@ -28,6 +36,10 @@ void sum_over(const Processes& processes, const std::vector<Tensor>& tensors);
 /// The same for symmetric matrices [Q, D, D]: half of the bytes.
 void sum_symmetric_over(const Processes& processes, const std::vector<Tensor>& matrices);
 double sum_over(const Processes& processes, double value);
+double greatest_over(const Processes& processes, double value);
+/// Does this process's part of a work without exchanges. The NumericalError of one is thrown by
+/// all, with its sentence, so that none waits for one that has given up. Null: just does it.
+void do_part(const Processes* processes, const std::function<void()>& work);
 /// The numbers of process 0 for all, where rounding may have made them differ.
 void agree(const Processes& processes, const std::vector<Tensor>& tensors);
 
@@ -42,7 +54,13 @@ std::vector<int64_t> deal_out(const std::vector<double>& costs, int64_t processe
 /// WORLD_SIZE, MASTER_ADDR and MASTER_PORT, or under srun SLURM_PROCID and SLURM_STEP_NUM_TASKS
 /// with the last two set by hand. Null where there is only one. Waits for the others to start at
 /// most `timeout_seconds`; throws UsageError for an environment that is incomplete. A process that
-/// dies makes the next exchange of all others throw an Error that says so.
+/// dies makes the next exchange of all others throw ProcessLost.
+///
+/// Exchanges go over TCP by gloo, on the CPU. One for tensors of a GPU (NCCL) is another class
+/// behind this interface, to be chosen here: nothing else knows how numbers travel.
 std::unique_ptr<Processes> join_processes(double timeout_seconds = 60);
+
+/// The rank that the launcher gave, without waiting for the others; 0 where there is only one.
+int64_t launched_rank();
 
 }  // namespace evariste

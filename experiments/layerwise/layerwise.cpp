@@ -111,6 +111,8 @@ int layerwise(int argc, char** argv) {
   auto cli = parse_command_line(argc, argv, "layerwise", kDescription, [&](CLI::App& app) {
     app.add_flag("--prune", prune, "also write each network without the pathways it does not need");
     app.footer(
+        "Several processes train together where torchrun or srun starts them: torchrun --no-python "
+        "--nproc-per-node 2 build/bin/layerwise ...\n\n"
         "Keys of the configuration, as --set KEY=VALUE, with the program's defaults; "
         "experiments/layerwise/layerwise.toml and its presets have their own:\n" +
         help_text<LayerwiseConfig>() + help_text<PriorUpdateConfig>("prior") + prior_help());
@@ -128,11 +130,15 @@ int layerwise(int argc, char** argv) {
   if (cli.deterministic) at::globalContext().setDeterministicAlgorithms(true, false);
   at::globalContext().setFlushDenormal(true);
   if (cli.dry_run) {
-    print_plan(config, cli.json);
+    if (launched_rank() == 0) print_plan(config, cli.json);
     return 0;
   }
   const auto out = cli.out.empty() ? source / "results/layerwise" : cli.out;
   const InterruptGuard guard;
+  const auto processes = join_processes();
+  const bool is_first = !processes || processes->rank() == 0;  // the one that reads, writes, speaks
+  if (processes)
+    expect_shareable(config.train, config.data.train, config.data.test, processes->size());
   const auto digits = load_digits(config, cli.data_root);
   const auto pathways = pathway_types(config.network);
 
@@ -142,14 +148,16 @@ int layerwise(int argc, char** argv) {
   std::vector<std::filesystem::path> folders;
   for (const auto& task : config.tasks)  // all of them before hours are spent on the first
     for (int64_t s = 0; s < config.seeds; ++s)
-      expect_free(config, task, config.seed + s, s < config.control_seeds,
-                  out / run_name(task, cli.preset, config.seed + s), cli);
+      if (is_first)
+        expect_free(config, task, config.seed + s, s < config.control_seeds,
+                    out / run_name(task, cli.preset, config.seed + s), cli);
   for (const auto& task : config.tasks) {
     std::vector<Run> runs;
     for (int64_t s = 0; s < config.seeds; ++s) {
       const auto seed = config.seed + s;
       const auto folder = out / run_name(task, cli.preset, seed);
-      runs.push_back(run_task(config, task, seed, s < config.control_seeds, digits, folder, cli));
+      runs.push_back(run_task(config, task, seed, s < config.control_seeds, digits, folder, cli,
+                              processes.get()));
       folders.push_back(folder);
     }
     text += (config.seeds == 1 ? run_table(task, runs[0], pathways)
@@ -161,6 +169,7 @@ int layerwise(int argc, char** argv) {
       json[task][row.name] = {
           {"mean", row.mean}, {"std", row.std}, {"seeds", row.seeds}};  // NaN: null
   }
+  if (!is_first) return 0;
   if (config.seeds > 1) summary += findings(all, pathways, config.seed);
   const auto name = summary_name(config, cli);
   const auto summary_file = out / fmt::format("summary-{}.md", name);

@@ -17,6 +17,7 @@ namespace {
 
 namespace fs = std::filesystem;
 constexpr const char* kMapShares = "map_shares";
+constexpr const char* kHash = "config_hash";
 
 double seconds_since(std::chrono::steady_clock::time_point start) {
   return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
@@ -104,7 +105,7 @@ State expect_resumable(const fs::path& folder, const CommandLine& cli, const std
                     "another folder",
                     folder.string(), finished ? "a finished" : "an unfinished",
                     finished ? "--resume prints its table" : "--resume goes on with it"));
-  const auto found = state.find("config_hash");
+  const auto found = state.find(kHash);
   if (found != state.end() && tensor_text(found->second) != hash)
     throw UsageError(
         fmt::format("{}: its state belongs to another configuration (config.toml there "
@@ -122,6 +123,58 @@ void clear_folder(const fs::path& folder) {
       throw IoError(
           fmt::format("{}: cannot be removed: {}", (folder / name).string(), failure.message()));
   }
+}
+
+/// The files of a run. Of several processes the first has them: to the others, which compute the
+/// same, writing is nothing.
+class RunFolder {
+ public:
+  RunFolder(fs::path path, bool is_ours) : path_(std::move(path)), is_ours_(is_ours) {
+    if (!is_ours_) return;
+    std::error_code failure;
+    fs::create_directories(path_, failure);
+    if (failure)
+      throw IoError(fmt::format("{}: cannot be made: {}", path_.string(), failure.message()));
+  }
+  /// Empty for the others, as Log and RunFile know it.
+  fs::path file(const std::string& name) const { return is_ours_ ? path_ / name : fs::path(); }
+  void write(const std::string& name, const std::string& text) const {
+    if (is_ours_) write_atomically(path_ / name, text);
+  }
+  void write(const std::string& name, const Network& network) const {
+    if (is_ours_) save_weights(network, path_ / name);
+  }
+  void write(const State& state) const {
+    if (is_ours_) save_state(path_ / "state.pt", state);
+  }
+
+ private:
+  fs::path path_;
+  bool is_ours_;
+};
+
+/// What the first process finds, for all; refuses processes that were told something else.
+State share_start(const Processes* processes, const State& found, const std::string& hash) {
+  if (!processes) return found;
+  const auto state = broadcast(*processes, found);
+  if (tensor_text(state.at(kHash)) != hash)
+    throw UsageError(fmt::format("process {} of {} was given another configuration than process 0",
+                                 processes->rank(), processes->size()));
+  return state;
+}
+
+/// On the way out with an error, which is the one to tell where the disk is full too.
+void stop(RunFile& run, std::string_view status) {
+  try {
+    run.stop(status);
+  } catch (const Error&) {
+  }
+}
+
+/// Of this process or of another one.
+int signal_to_any(const Processes* processes) {
+  const int mine = interrupt_signal();
+  return processes ? static_cast<int>(greatest_over(*processes, mine)) : mine;
 }
 
 }  // namespace
@@ -156,28 +209,32 @@ void expect_free(const LayerwiseConfig& config, const std::string& task, int64_t
 }
 
 Run run_task(const LayerwiseConfig& config, const std::string& task, int64_t seed,
-             bool with_controls, const Digits& digits, const fs::path& folder,
-             const CommandLine& cli) {
+             bool with_controls, const Digits& digits, const fs::path& path, const CommandLine& cli,
+             const Processes* processes) {
+  const bool is_first = !processes || processes->rank() == 0;
   const auto own = own_config(config, task, seed, with_controls);
   const auto table = to_toml(own);
   const auto hash = hash_of(own);
-  auto state = expect_resumable(folder, cli, hash);
-  if (cli.force) clear_folder(folder);
+  const auto record_file = path / "run.h5";
+  State state;
+  if (is_first) {
+    state = expect_resumable(path, cli, hash);
+    if (cli.force) clear_folder(path);
+    if (!state.count("finished") && !fs::exists(record_file)) state.clear();
+    state[kHash] = text_tensor(hash);
+  }
+  const bool resumed = state.size() > 1;
+  state = share_start(processes, state, hash);
   if (state.count("finished")) return get_results(state);
 
-  std::error_code failure;
-  fs::create_directories(folder, failure);
-  if (failure)
-    throw IoError(fmt::format("{}: cannot be made: {}", folder.string(), failure.message()));
-  write_atomically(folder / "config.toml", to_text(table));
-  Log log({.file = folder / "run.log", .quiet = cli.quiet});
+  const RunFolder folder(path, is_first);
+  folder.write("config.toml", to_text(table));
+  Log log({.file = folder.file("run.log"), .quiet = cli.quiet || !is_first});
   auto provenance = collect_provenance(table, cli, {{"torch", TORCH_VERSION}}, digits.train.sha256);
   provenance.seed = seed;
-  const auto record_file = folder / "run.h5";
-  const bool resumed = !state.empty() && fs::exists(record_file);
-  if (!resumed) state.clear();
-  auto run = resumed ? RunFile::resume(record_file, provenance) : RunFile(record_file, provenance);
-  state["config_hash"] = text_tensor(hash);
+  provenance.processes = processes ? processes->size() : 1;
+  auto run = resumed ? RunFile::resume(record_file, provenance)
+                     : RunFile(folder.file("run.h5"), provenance);
 
   const auto label = task == "digit" ? QuadrantLabel::Digit : QuadrantLabel::Quadrant;
   const Stream data = Stream(static_cast<uint64_t>(config.data.seed)).split("data");
@@ -202,11 +259,11 @@ Run run_task(const LayerwiseConfig& config, const std::string& task, int64_t see
       const auto file = with_classes(member.network, train.classes);
       auto network = build_network(file, "[network]");
       const auto suffix = name == "evidence" ? std::string() : fmt::format("-{}", name);
-      write_atomically(folder / fmt::format("network{}.toml", suffix), to_text(file));
+      folder.write(fmt::format("network{}.toml", suffix), to_text(file));
       initialise(*network, root.split("init"), member.prior.lean);
       const auto likelihood = std::make_shared<Softmax>();
       Trainer trainer(network, likelihood, {train.x, train.y, 0}, {test.x, test.y, 0}, member.train,
-                      member.prior, member.prior_keys, root.split("train"), log);
+                      member.prior, member.prior_keys, root.split("train"), log, processes);
       double seconds = 0;
       const auto prefix = "member." + name + ".";
       if (const auto saved = without_prefix(state, prefix); !saved.empty()) {
@@ -229,7 +286,7 @@ Run run_task(const LayerwiseConfig& config, const std::string& task, int64_t see
         saved["seconds"] = torch::tensor(seconds, torch::kFloat64);
         state.merge(with_prefix(saved, prefix));
         run.flush();
-        save_state(folder / "state.pt", state);
+        folder.write(state);
         log.progress(
             fmt::format("{} seed {} {}", task, seed, name), record.epoch, member.train.epochs,
             fmt::format("loss {:.3f}, test {:.1f}%{}", record.train_loss,
@@ -238,9 +295,9 @@ Run run_task(const LayerwiseConfig& config, const std::string& task, int64_t see
                             ? fmt::format(", log q/N {:.3f}", record.evidence->log_evidence /
                                                                   static_cast<double>(train.size()))
                             : ""));
-        if (interrupt_signal() != 0) {
+        if (const int signal = signal_to_any(processes); signal != 0) {
           run.stop("interrupted");
-          throw_if_interrupted();
+          throw Interrupted(signal);
         }
       }
       const auto start = std::chrono::steady_clock::now();
@@ -249,8 +306,8 @@ Run run_task(const LayerwiseConfig& config, const std::string& task, int64_t see
       results[name] = make_result(name, outcome, trainer, seconds);
       std::erase_if(state, [&](const auto& item) { return item.first.starts_with(prefix); });
       put_result(state, results[name]);
-      save_weights(*network, folder / fmt::format("weights{}.safetensors", suffix));
-      save_state(folder / "state.pt", state);
+      folder.write(fmt::format("weights{}.safetensors", suffix), *network);
+      folder.write(state);
       log.line(fmt::format(
           "{} seed {} {}: test {:.2f}%, NLL {:.3f}, log q/N {:.3f}, decrement {:.3f}, gap "
           "{:+.2f}, {}, {:.0f} s",
@@ -275,14 +332,14 @@ Run run_task(const LayerwiseConfig& config, const std::string& task, int64_t see
     run.array("table/seeds", {row}, counts, "number of seeds");
     run.finish({{"task", task}});
     state["finished"] = torch::ones({});
-    save_state(folder / "state.pt", state);
+    folder.write(state);
   } catch (const Interrupted&) {
     throw;
+  } catch (const ProcessLost& lost) {
+    stop(run, "interrupted");
+    throw ProcessLost(fmt::format("{}; --resume goes on after the last epoch", lost.what()));
   } catch (...) {
-    try {
-      run.stop("failed");
-    } catch (const Error&) {  // a full disk: the first error is the one to tell
-    }
+    stop(run, "failed");
     throw;
   }
   return results;

@@ -24,10 +24,12 @@ void expect_free(const LayerwiseConfig& config, const std::string& task, int64_t
                  const CommandLine& command_line);
 
 /// Runs, or resumes, or only reads what is finished. Leaves run.h5, state.pt, run.log, config.toml
-/// in `folder`. `with_controls`: the seeds beyond control_seeds have none.
+/// in `folder`. `with_controls`: the seeds beyond control_seeds have none. Of several `processes`
+/// (null for one) the first alone has the folder, to read and to write; a signal to one ends all
+/// after the same epoch.
 Run run_task(const LayerwiseConfig& config, const std::string& task, int64_t seed,
              bool with_controls, const Digits& digits, const std::filesystem::path& folder,
-             const CommandLine& command_line);
+             const CommandLine& command_line, const Processes* processes = nullptr);
 
 /// Folder of a run below `--out`: "digit-quick-seed1".
 std::string run_name(const std::string& task, const std::string& preset, int64_t seed);

@@ -24,9 +24,10 @@ struct Provenance {
   std::string config;       ///< the resolved configuration, TOML
   std::string config_hash;  ///< SHA-256 of `config`
   std::string host;
-  std::string cpu;     ///< model name
-  std::string device;  ///< as asked for; programs may write the GPU's name
-  int threads = 0;
+  std::string cpu;        ///< model name
+  std::string device;     ///< as asked for; programs may write the GPU's name
+  int threads = 0;        ///< of each process
+  int64_t processes = 1;  ///< that computed it together
   bool deterministic = false;
   std::string compiler;                            ///< `g++ 12.2.0, Release`
   std::map<std::string, std::string> libraries;    ///< name -> version

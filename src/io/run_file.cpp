@@ -33,6 +33,7 @@ std::map<std::string, Attribute> attributes_of(const Provenance& p) {
           {"cpu", p.cpu},
           {"device", p.device},
           {"threads", int64_t{p.threads}},
+          {"processes", p.processes},
           {"deterministic", int64_t{p.deterministic}},
           {"compiler", p.compiler},
           {"libraries", joined(p.libraries)},
@@ -264,7 +265,7 @@ void RunFile::attribute(const std::string& name, Attribute value) {
 void RunFile::flush() {
   const std::chrono::duration<double> here = Clock::now() - started_;
   record_.attributes["wall_seconds"] = earlier_seconds_ + here.count();
-  write_run(path_, record_);
+  if (!path_.empty()) write_run(path_, record_);
   written_ = Clock::now();
   is_pending_ = false;
 }

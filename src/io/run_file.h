@@ -41,7 +41,8 @@ class RunFile {
   };
   using Row = std::pair<Series, std::vector<double>>;
 
-  /// A new record; nothing is written yet. `path` is replaced at the first write.
+  /// A new record; nothing is written yet. `path` is replaced at the first write. Without a path
+  /// it stays in memory: for processes that leave the writing to another.
   RunFile(std::filesystem::path path, Provenance provenance,
           std::chrono::steady_clock::duration write_every = kWriteEvery);
 

@@ -5,17 +5,36 @@
 #include <torch/csrc/jit/serialization/pickle.h>
 
 #include <fstream>
+#include <sstream>
 
 #include "core/error.h"
 #include "core/sha256.h"
 #include "io/atomic_file.h"
 
 namespace evariste {
+namespace {
 
-void save_state(const std::filesystem::path& path, const State& state) {
+std::vector<char> to_bytes(const State& state) {
   c10::Dict<std::string, torch::Tensor> dict;
   for (const auto& [name, tensor] : state) dict.insert(name, tensor.detach().cpu().contiguous());
-  const auto bytes = torch::jit::pickle_save(dict);
+  return torch::jit::pickle_save(dict);
+}
+
+State from_bytes(std::istream& in) {
+  State state;
+  // Not pickle_load of the bytes: of a damaged file it follows offsets beyond their end.
+  caffe2::serialize::PyTorchStreamReader reader(&in);
+  const auto value = torch::jit::readArchiveAndTensors("data", "", "", c10::nullopt, c10::nullopt,
+                                                       c10::nullopt, reader);
+  for (const auto& item : value.toGenericDict())
+    state[item.key().toStringRef()] = item.value().toTensor();
+  return state;
+}
+
+}  // namespace
+
+void save_state(const std::filesystem::path& path, const State& state) {
+  const auto bytes = to_bytes(state);
   write_atomically(path, std::string_view(bytes.data(), bytes.size()));
 }
 
@@ -23,14 +42,7 @@ State load_state(const std::filesystem::path& path) {
   std::ifstream in(path, std::ios::binary);
   if (!in) throw UsageError(fmt::format("{}: no such state", path.string()));
   try {
-    State state;
-    // Not pickle_load of the bytes: of a damaged file it follows offsets beyond their end.
-    caffe2::serialize::PyTorchStreamReader reader(&in);
-    const auto value = torch::jit::readArchiveAndTensors("data", "", "", c10::nullopt, c10::nullopt,
-                                                         c10::nullopt, reader);
-    for (const auto& item : value.toGenericDict())
-      state[item.key().toStringRef()] = item.value().toTensor();
-    return state;
+    return from_bytes(in);
   } catch (const std::bad_alloc&) {
     throw;
   } catch (const std::exception&) {
@@ -39,6 +51,18 @@ State load_state(const std::filesystem::path& path) {
                     "start afresh",
                     path.string(), std::filesystem::file_size(path)));
   }
+}
+
+State broadcast(const Processes& processes, const State& state) {
+  const auto mine = processes.rank() == 0 ? to_bytes(state) : std::vector<char>();
+  auto size = torch::full({1}, static_cast<int64_t>(mine.size()), torch::kInt64);
+  processes.broadcast(size, 0);
+  auto bytes = torch::empty({size.item<int64_t>()}, torch::kUInt8);
+  std::copy(mine.begin(), mine.end(), bytes.data_ptr<uint8_t>());
+  processes.broadcast(bytes, 0);
+  if (processes.rank() == 0) return state;
+  std::istringstream in(tensor_text(bytes));
+  return from_bytes(in);
 }
 
 torch::Tensor text_tensor(const std::string& text) {

@@ -7,6 +7,8 @@
 
 #include <torch/types.h>
 
+#include "laplace/processes.h"
+
 namespace evariste {
 
 /// Named tensors (numbers as 0-d tensors); Python reads the file with torch.load.
@@ -16,6 +18,9 @@ using State = std::map<std::string, torch::Tensor>;
 void save_state(const std::filesystem::path& path, const State& state);
 /// Throws UsageError where there is none, IoError where it is damaged.
 State load_state(const std::filesystem::path& path);
+
+/// The state of process 0, for all.
+State broadcast(const Processes& processes, const State& state);
 
 /// Text as a tensor of bytes, for hashes and names.
 torch::Tensor text_tensor(const std::string& text);

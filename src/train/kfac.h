@@ -30,7 +30,8 @@ class KfacStep {
   void leave();
   bool is_inside() const { return inside_; }
 
-  /// Sum over the minibatch of -log p at the present weights.
+  /// Sum over the minibatch of -log p at the present weights. A minibatch that several processes
+  /// share is theirs to add up, its gradients() too.
   using Loss = std::function<double(bool with_gradient)>;
 
   /// One step, its weights averaged if `average`. `loss(true)` runs forward and backward, reporting
@@ -40,6 +41,9 @@ class KfacStep {
 
   /// For the backward pass of a minibatch: takes sum g phi^T of a block.
   void gradient(const Block& block, const Tensor& x, const Tensor& g);
+
+  /// All that was reported for the minibatch, [P]; shares its memory.
+  Tensor gradients() const { return gradient_; }
 
   double damping() const { return damping_; }
   void raise_damping(double factor);

@@ -59,12 +59,12 @@ std::vector<PathwayLayer> pathway_layers(Network& network) {
 
 std::vector<std::vector<double>> variance_shares(const Network& network,
                                                  const std::vector<PathwayLayer>& layers,
-                                                 const Tensor& x, int64_t batch) {
+                                                 const Samples& data, int64_t batch) {
   torch::NoGradGuard no_grad;
   std::vector<std::vector<Tensor>> sums(layers.size()), squares(layers.size());
-  for (int64_t begin = 0; begin < x.size(0); begin += batch) {
+  for (int64_t begin = 0; begin < data.count(); begin += batch) {
     Tape tape;
-    network.forward(x.narrow(0, begin, std::min(batch, x.size(0) - begin)), &tape);
+    network.forward(data.x.narrow(0, begin, std::min(batch, data.count() - begin)), &tape);
     for (size_t l = 0; l < layers.size(); ++l) {
       const auto* found = find_tape(network, tape, layers[l].layer);
       sums[l].resize(layers[l].paths.size());
@@ -77,9 +77,11 @@ std::vector<std::vector<double>> variance_shares(const Network& network,
       }
     }
   }
-  const auto n = static_cast<double>(x.size(0));
+  const auto n = static_cast<double>(data.everywhere());
   std::vector<std::vector<double>> shares;
   for (size_t l = 0; l < layers.size(); ++l) {
+    data.sum(sums[l]);
+    data.sum(squares[l]);
     std::vector<double> variances;
     for (size_t k = 0; k < sums[l].size(); ++k)
       variances.push_back(

@@ -15,11 +15,11 @@ struct PathwayLayer {
 };
 std::vector<PathwayLayer> pathway_layers(Network& network);
 
-/// Variance over the samples of x of each pathway's output, summed over its entries, as a share of
-/// all pathways of the layer: [layer][pathway], each layer sums to 1.
+/// Variance over the samples of each pathway's output, summed over its entries, as a share of all
+/// pathways of the layer: [layer][pathway], each layer sums to 1.
 std::vector<std::vector<double>> variance_shares(const Network& network,
                                                  const std::vector<PathwayLayer>& layers,
-                                                 const Tensor& x, int64_t batch);
+                                                 const Samples& data, int64_t batch);
 
 /// (gamma/P) of each pathway's weights as a share; mean over the tensors of a factored pathway
 /// (van der Ouderaa et al. 2023, "relative effective dimensions").

@@ -51,11 +51,12 @@ Metrics plug_in_metrics(const Network& network, const Likelihood& likelihood, co
   for (int64_t begin = 0; begin < data.count(); begin += batch)
     outputs.push_back(
         network.forward(data.x.narrow(0, begin, std::min(batch, data.count() - begin))));
-  const auto prediction = likelihood.predict(torch::cat(outputs));
-  if (likelihood.name() == "classification") return classification_metrics(prediction, data.y);
-  if (likelihood.name() == "bernoulli") return bernoulli_metrics(prediction, data.y);
+  const auto prediction = likelihood.predict(data.gather(torch::cat(outputs)));
+  const auto y = data.gather(data.y);
+  if (likelihood.name() == "classification") return classification_metrics(prediction, y);
+  if (likelihood.name() == "bernoulli") return bernoulli_metrics(prediction, y);
   const auto variance = torch::full_like(prediction, 1.0 / likelihood.curvature_scale());
-  return regression_metrics(prediction, variance, data.y);
+  return regression_metrics(prediction, variance, y);
 }
 
 void expect_trainable(Network& network, const Likelihood& likelihood, const TrainConfig& config,
@@ -104,6 +105,23 @@ void expect_trainable(Network& network, const Likelihood& likelihood, const Trai
       false);
 }
 
+void expect_shareable(const TrainConfig& config, int64_t train_images, int64_t test_images,
+                      int64_t processes) {
+  const auto& r = config.refresh;
+  const std::pair<const char*, int64_t> shared[] = {
+      {"train.batch", config.batch},
+      {"train.refresh.samples", r.samples},
+      {"train.refresh.check_samples", r.check_samples},
+      {"train.refresh.final_samples", r.final_samples},
+      {"train.test_samples", config.test_samples},
+      {"training images", train_images},
+      {"test images", test_images}};
+  for (const auto& [what, count] : shared)
+    if (count > 0 && count < processes)  // 0: all
+      throw UsageError(fmt::format("{}: expected at least one for each of {} processes, found {}",
+                                   what, processes, count));
+}
+
 Priors make_priors(Network& network, const PriorUpdateConfig& config, const toml::table& table) {
   const auto matched = matched_precisions(network, config.lean);
   const auto blocks = named_blocks(network);
@@ -127,7 +145,8 @@ Priors make_priors(Network& network, const PriorUpdateConfig& config, const toml
 
 Trainer::Trainer(std::shared_ptr<Network> network, std::shared_ptr<Likelihood> likelihood,
                  Samples train, Samples test, TrainConfig config, PriorUpdateConfig prior_config,
-                 const toml::table& prior, const Stream& stream, Log& log)
+                 const toml::table& prior, const Stream& stream, Log& log,
+                 const Processes* processes)
     : network_(std::move(network)),
       likelihood_(std::move(likelihood)),
       train_(std::move(train)),
@@ -136,6 +155,7 @@ Trainer::Trainer(std::shared_ptr<Network> network, std::shared_ptr<Likelihood> l
       prior_config_(std::move(prior_config)),
       stream_(stream),
       log_(log),
+      processes_(processes),
       blocks_(named_blocks(*network_)),
       layers_(pathway_layers(*network_)),
       priors_(make_priors(*network_, prior_config_, prior)) {
@@ -145,6 +165,7 @@ Trainer::Trainer(std::shared_ptr<Network> network, std::shared_ptr<Likelihood> l
   likelihood_->check_labels(test_.y, network_->outputs());
   network_->eval();
   expect_trainable(*network_, *likelihood_, config_, train_.count());
+  if (processes_) expect_shareable(config_, train_.count(), test_.count(), processes_->size());
   {
     torch::NoGradGuard no_grad;
     const auto f = network_->forward(train_.x.narrow(0, 0, 1));
@@ -208,10 +229,34 @@ CurvatureOptions Trainer::refresh_options() const {
   return options;
 }
 
+Samples Trainer::share(const Samples& whole) const {
+  return processes_ ? share_of(whole, *processes_) : whole;
+}
+
+Samples Trainer::first_of(const Samples& data, int64_t count) const {
+  count = std::min(count, data.count());
+  return share({data.x.narrow(0, 0, count), data.y.narrow(0, 0, count)});
+}
+
+Samples Trainer::minibatch(const Tensor& order, int64_t step) const {
+  const auto rows = order.narrow(0, step * config_.batch, config_.batch);
+  return share({train_.x.index_select(0, rows), train_.y.index_select(0, rows)});
+}
+
 Samples Trainer::refresh_samples(int64_t count, const Stream& stream) const {
-  if (count <= 0 || count >= train_.count()) return train_;
+  if (count <= 0 || count >= train_.count()) return share(train_);
   const auto rows = permutation(train_.count(), stream).narrow(0, 0, count);
-  return {train_.x.index_select(0, rows), train_.y.index_select(0, rows), train_.count()};
+  return share({train_.x.index_select(0, rows), train_.y.index_select(0, rows), train_.count()});
+}
+
+void Trainer::agree() {
+  // Processors of other makes may round otherwise. A state is all that the next epoch depends on.
+  if (!processes_) return;
+  const auto mine = state();
+  std::vector<Tensor> tensors;
+  for (const auto& [name, tensor] : mine) tensors.push_back(tensor);
+  evariste::agree(*processes_, tensors);
+  set_state(mine);
 }
 
 void Trainer::keep_good_state(double log_likelihood) {
@@ -242,13 +287,13 @@ void Trainer::refresh(EpochRecord& record) {
   const bool profile = update == "profile";
   const bool decrement = profile || (update == "newton" && options.bases);
   if (checks || decrement)
-    gradient = log_likelihood_gradient(*network_, *likelihood_, train_, curvature_->blocks(),
+    gradient = log_likelihood_gradient(*network_, *likelihood_, share(train_), curvature_->blocks(),
                                        config_.evaluation_batch);
   if (checks) {
     const auto part =
         refresh_samples(config_.refresh.check_samples, stream_.split("check").split(epoch));
-    record.checks = check_evidence(*network_, *likelihood_, train_, gradient, part, fit, priors_,
-                                   1.0, stream_.split("posterior").split(epoch),
+    record.checks = check_evidence(*network_, *likelihood_, share(train_), gradient, part, fit,
+                                   priors_, 1.0, stream_.split("posterior").split(epoch),
                                    config_.evaluation_batch, config_.refresh.check_draws);
     far_from_mode_ = record.checks->newton_decrement > Believable().decrement;
   } else if (decrement) {
@@ -277,19 +322,20 @@ double Trainer::kfac_epoch(const Tensor& order) {
       per_epoch - static_cast<int64_t>(config_.kfac.average * static_cast<double>(per_epoch));
   double sum = 0;
   for (int64_t i = 0; i < per_epoch; ++i) {
-    const auto rows = order.narrow(0, i * config_.batch, config_.batch);
-    const auto x = train_.x.index_select(0, rows), y = train_.y.index_select(0, rows);
+    const auto part = minibatch(order, i);
     const auto loss = [&](bool with_gradient) {
       Tape tape;
-      const auto f = network_->forward(x, with_gradient ? &tape : nullptr);
-      if (with_gradient)
+      const auto f = network_->forward(part.x, with_gradient ? &tape : nullptr);
+      if (with_gradient) {
         network_->backward(
-            likelihood_->score(f, y).unsqueeze(0), tape,
+            likelihood_->score(f, part.y).unsqueeze(0), tape,
             [&](const Block& block, const Tensor& input, const Tensor& g) {
               kfac_->gradient(block, input, g[0]);
             },
             false);
-      return -likelihood_->log_density(f, y).sum().item<double>();
+        part.sum_in_place(kfac_->gradients());
+      }
+      return part.sum(-likelihood_->log_density(f, part.y).sum().item<double>());
     };
     const double lr = kfac_rate(first + i);
     const double before = kfac_->step(
@@ -321,24 +367,24 @@ double Trainer::first_order_epoch(const Tensor& order) {
   std::vector<Tensor> gradients(blocks_.size());
   double sum = 0;
   for (int64_t i = 0; i < per_epoch; ++i) {
-    const auto rows = order.narrow(0, i * config_.batch, config_.batch);
-    const auto x = train_.x.index_select(0, rows), y = train_.y.index_select(0, rows);
+    const auto part = minibatch(order, i);
     const auto step = epoch_ * per_epoch + i;
     const double lr =
         burn_in ? cosine_rate(config_.burn_in_lr, 0, step, config_.burn_in * per_epoch)
                 : cosine_rate(config_.lr, config_.lr_end, step, config_.epochs * per_epoch);
     Tape tape;
-    const auto f = network_->forward(x, &tape);
-    const double loss = -likelihood_->log_density(f, y).sum().item<double>();
+    const auto f = network_->forward(part.x, &tape);
+    const double loss = part.sum(-likelihood_->log_density(f, part.y).sum().item<double>());
     if (!std::isfinite(loss)) return loss;
     sum += loss;
     // The whole backward pass sees the weights of the forward pass: steps come after it.
     network_->backward(
-        likelihood_->score(f, y).unsqueeze(0) / static_cast<double>(-config_.batch), tape,
+        likelihood_->score(f, part.y).unsqueeze(0) / static_cast<double>(-config_.batch), tape,
         [&](const Block& block, const Tensor& input, const Tensor& g) {
           gradients[index.at(&block)] = block.from_matrix(block.gradient(input, g[0]));
         },
         false);
+    part.sum(gradients);
     for (size_t m = 0; m < blocks_.size(); ++m) {
       auto weight = blocks_[m]->weight();
       auto& gradient = gradients[m];
@@ -354,8 +400,8 @@ double Trainer::first_order_epoch(const Tensor& order) {
         // The prior outside the momentum buffer, implicitly: explicit steps are unstable for
         // large precisions. 1/(1 - momentum) gives the fixed point of the whole prior.
         first_moments_[m].mul_(kMomentum).add_(gradient);
-        const double part = burn_in ? config_.burn_in_decay : 1 / (1 - kMomentum);
-        weight.add_(first_moments_[m], -lr).div_(1 + lr * part * pull);
+        const double acting = burn_in ? config_.burn_in_decay : 1 / (1 - kMomentum);
+        weight.add_(first_moments_[m], -lr).div_(1 + lr * acting * pull);
       }
     }
   }
@@ -439,25 +485,22 @@ EpochRecord Trainer::run_epoch() {
   }
   ++epoch_;
   record.epoch = epoch_;
+  agree();
   evaluate(record);
   return record;
 }
 
 void Trainer::evaluate(EpochRecord& record) {
-  const auto some = [](const Samples& data, int64_t count) {
-    return Samples{data.x.narrow(0, 0, std::min(count, data.count())),
-                   data.y.narrow(0, 0, std::min(count, data.count())), 0};
-  };
-  const auto test = some(test_, config_.test_samples);
-  const auto metrics = plug_in_metrics(*network_, *likelihood_, test, config_.evaluation_batch);
+  const auto metrics = plug_in_metrics(
+      *network_, *likelihood_, first_of(test_, config_.test_samples), config_.evaluation_batch);
   record.test_accuracy = metrics.accuracy;
   record.test_nll = metrics.nll;
   record.train_accuracy =
-      plug_in_metrics(*network_, *likelihood_, some(train_, config_.test_samples),
+      plug_in_metrics(*network_, *likelihood_, first_of(train_, config_.test_samples),
                       config_.evaluation_batch)
           .accuracy;
   record.shares_variance =
-      variance_shares(*network_, layers_, some(test_, 500).x, config_.evaluation_batch);
+      variance_shares(*network_, layers_, first_of(test_, 500), config_.evaluation_batch);
   if (record.evidence) record.shares_effective = effective_shares(*record.evidence, layers_);
 }
 
@@ -471,14 +514,14 @@ Outcome Trainer::outcome() {
   const auto fit = fit_curvature(*network_, *likelihood_, data, options);
   out.evidence = evaluate_evidence(fit, *likelihood_, priors_);
   out.plain_log_evidence = plain_log_evidence(fit, *likelihood_, priors_);
-  const auto gradient = log_likelihood_gradient(*network_, *likelihood_, train_,
+  const auto train = share(train_);
+  const auto gradient = log_likelihood_gradient(*network_, *likelihood_, train,
                                                 fit.curvature->blocks(), config_.evaluation_batch);
-  out.checks = check_evidence(*network_, *likelihood_, train_, gradient, data, fit, priors_, 1.0,
+  out.checks = check_evidence(*network_, *likelihood_, train, gradient, data, fit, priors_, 1.0,
                               stream_.split("posterior"), config_.evaluation_batch);
-  out.test = plug_in_metrics(*network_, *likelihood_, test_, config_.evaluation_batch);
-  out.shares_variance = variance_shares(
-      *network_, layers_, test_.x.narrow(0, 0, std::min<int64_t>(2000, test_.count())),
-      config_.evaluation_batch);
+  out.test = plug_in_metrics(*network_, *likelihood_, share(test_), config_.evaluation_batch);
+  out.shares_variance =
+      variance_shares(*network_, layers_, first_of(test_, 2000), config_.evaluation_batch);
   out.shares_effective = effective_shares(out.evidence, layers_);
   return out;
 }

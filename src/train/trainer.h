@@ -3,6 +3,10 @@
 //
 // An epoch is the unit: it depends only on the state at its start and on streams named by its
 // number, so a run that is killed and resumed goes on bit for bit.
+//
+// Several processes train one network together. Each has all data and does its share of every
+// minibatch, refresh and metric; what is summed over samples is summed over all of them, and each
+// takes the same step. They end every epoch with the state of the first, bit for bit.
 #pragma once
 
 #include <toml++/toml.h>
@@ -33,6 +37,10 @@ struct EpochRecord {
 void expect_trainable(Network& network, const Likelihood& likelihood, const TrainConfig& config,
                       int64_t images);
 
+/// Throws UsageError, naming the key, where what is shared has fewer images than `processes`.
+void expect_shareable(const TrainConfig& config, int64_t train_images, int64_t test_images,
+                      int64_t processes);
+
 /// What a finished training is judged by.
 struct Outcome {
   Evidence evidence;
@@ -44,10 +52,12 @@ struct Outcome {
 
 class Trainer {
  public:
-  /// `prior` is the table [prior]: `type` and the keys of that type. Data stay on one device.
+  /// `prior` is the table [prior]: `type` and the keys of that type. Data stay on one device; all
+  /// of them in each of several `processes`, which outlive the trainer.
   Trainer(std::shared_ptr<Network> network, std::shared_ptr<Likelihood> likelihood, Samples train,
           Samples test, TrainConfig config, PriorUpdateConfig prior_config,
-          const toml::table& prior, const Stream& stream, Log& log);
+          const toml::table& prior, const Stream& stream, Log& log,
+          const Processes* processes = nullptr);
 
   int64_t epoch() const { return epoch_; }
   bool is_done() const { return epoch_ >= config_.epochs; }
@@ -68,6 +78,9 @@ class Trainer {
   bool is_kfac_epoch() const;
   bool wants_refresh() const;
   CurvatureOptions refresh_options() const;
+  Samples share(const Samples& whole) const;
+  Samples first_of(const Samples& data, int64_t count) const;
+  Samples minibatch(const Tensor& order, int64_t step) const;
   Samples refresh_samples(int64_t count, const Stream& stream) const;
   void refresh(EpochRecord& record);
   double minibatches(EpochRecord& record);
@@ -79,6 +92,7 @@ class Trainer {
   double kfac_rate(int64_t step) const;
   bool recover(double loss);
   void keep_good_state(double log_likelihood);
+  void agree();
 
   std::shared_ptr<Network> network_;
   std::shared_ptr<Likelihood> likelihood_;
@@ -87,6 +101,7 @@ class Trainer {
   PriorUpdateConfig prior_config_;
   Stream stream_;
   Log& log_;
+  const Processes* processes_;
   std::vector<Block*> blocks_;
   std::vector<PathwayLayer> layers_;
   Priors priors_;
@@ -103,7 +118,7 @@ class Trainer {
   State good_;  // to restart from after a NaN
 };
 
-/// Test or training metrics of the plug-in prediction, by chunks.
+/// Test or training metrics of the plug-in prediction, by chunks; over the shares of all processes.
 Metrics plug_in_metrics(const Network& network, const Likelihood& likelihood, const Samples& data,
                         int64_t batch);
 

@@ -1,68 +1,15 @@
-// A curvature fitted by several processes is the one of a single process. The processes are
-// threads here; the programs' test starts real ones.
+// A curvature fitted by several processes is the one of a single process.
 #include "tests/catch.h"
-
-#include <barrier>
-#include <mutex>
-#include <thread>
 
 #include "core/error.h"
 #include "laplace/low_rank.h"
 #include "laplace/polish.h"
 #include "tests/laplace/brute_force.h"
+#include "tests/laplace/thread_processes.h"
 
 using namespace evariste;
 
 namespace {
-
-/// What the threads of one test share.
-struct Exchange {
-  explicit Exchange(int64_t size) : all(size) {}
-  std::barrier<> all;
-  std::mutex lock;
-  Tensor board;
-};
-
-class ThreadProcesses : public Processes {
- public:
-  ThreadProcesses(Exchange& exchange, int64_t rank, int64_t size)
-      : exchange_(exchange), rank_(rank), size_(size) {}
-  int64_t rank() const override { return rank_; }
-  int64_t size() const override { return size_; }
-  void sum(Tensor& tensor) const override {
-    for (int64_t turn = 0; turn < size_; ++turn) {  // in the order of ranks
-      if (turn == rank_) exchange_.board = turn == 0 ? tensor.clone() : exchange_.board + tensor;
-      exchange_.all.arrive_and_wait();
-    }
-    tensor.copy_(exchange_.board);
-    exchange_.all.arrive_and_wait();
-  }
-  void broadcast(Tensor& tensor, int64_t from) const override {
-    if (rank_ == from) exchange_.board = tensor.clone();
-    exchange_.all.arrive_and_wait();
-    tensor.copy_(exchange_.board);
-    exchange_.all.arrive_and_wait();
-  }
-
- private:
-  Exchange& exchange_;
-  int64_t rank_, size_;
-};
-
-/// Runs work(processes) in `size` threads and gives what the ranks returned.
-std::vector<std::vector<double>> in_threads(
-    int64_t size, const std::function<std::vector<double>(const Processes&)>& work) {
-  Exchange exchange(size);
-  std::vector<std::vector<double>> results(static_cast<size_t>(size));
-  std::vector<std::thread> threads;
-  for (int64_t rank = 0; rank < size; ++rank)
-    threads.emplace_back([&, rank] {
-      torch::NoGradGuard no_grad;
-      results[static_cast<size_t>(rank)] = work(ThreadProcesses(exchange, rank, size));
-    });
-  for (auto& thread : threads) thread.join();
-  return results;
-}
 
 /// Everything that a fit is asked for.
 std::vector<double> numbers_of(const LayerExample& example, const CurvatureOptions& options,
@@ -105,7 +52,8 @@ TEST_CASE("several processes fit what one fits", "[processes]") {
           options.fisher = fisher;
           options.batch = 3;
           const auto one = numbers_of(net, options, 22, nullptr);
-          for (const auto& share : in_threads(size, [&](const Processes& processes) {
+          for (const auto& share :
+               in_threads<std::vector<double>>(size, [&](const Processes& processes) {
                  return numbers_of(net, options, 22, &processes);
                })) {
             REQUIRE(share.size() == one.size());
@@ -122,7 +70,7 @@ TEST_CASE("several processes leave out the columns that one leaves out", "[proce
   CurvatureOptions options;
   options.rank_tolerance = 0.3;
   const auto one = numbers_of(layer_examples()[0], options, 0, nullptr);
-  for (const auto& share : in_threads(2, [&](const Processes& processes) {
+  for (const auto& share : in_threads<std::vector<double>>(2, [&](const Processes& processes) {
          return numbers_of(layer_examples()[0], options, 0, &processes);
        }))
     CHECK(share[2] <= 0.3);  // chunks keep the columns of their neediest sample, so not the same
@@ -142,9 +90,57 @@ TEST_CASE("several processes fit the low-rank curvature of one", "[processes]") 
     return std::vector<double>{evidence.log_evidence, evidence.log_likelihood};
   };
   const auto one = numbers(nullptr);
-  for (const auto& share :
-       in_threads(3, [&](const Processes& processes) { return numbers(&processes); }))
+  for (const auto& share : in_threads<std::vector<double>>(
+           3, [&](const Processes& processes) { return numbers(&processes); }))
     for (size_t i = 0; i < one.size(); ++i) CHECK(share[i] == Approx(one[i]).epsilon(1e-9));
+}
+
+TEST_CASE("rows come together in the order of the samples", "[processes]") {
+  const Samples whole{torch::arange(7).view({7, 1}), torch::arange(7)};
+  for (const auto& all : in_threads<Tensor>(3, [&](const Processes& processes) {
+         const auto share = share_of(whole, processes);
+         return share.gather(share.y);
+       })) {
+    CHECK(all.scalar_type() == torch::kInt64);
+    CHECK(torch::equal(all, whole.y));
+  }
+  CHECK(torch::equal(whole.gather(whole.y), whole.y));
+}
+
+TEST_CASE("what one process cannot compute, all refuse with its sentence", "[processes]") {
+  const auto found = [](int64_t failing, const Processes& processes) -> std::string {
+    try {
+      do_part(&processes, [&] {
+        if (processes.rank() >= failing)
+          throw NumericalError(fmt::format("part {} is not finite", processes.rank()));
+      });
+    } catch (const NumericalError& error) {
+      return error.what();
+    }
+    return "";
+  };
+  for (const auto& [failing, sentence] :
+       {std::pair(3, ""), std::pair(2, "part 2 is not finite"),
+        std::pair(1, "part 1 is not finite"), std::pair(0, "part 0 is not finite")})
+    for (const auto& said : in_threads<std::string>(
+             3, [&](const Processes& processes) { return found(failing, processes); }))
+      CHECK(said == sentence);
+  CHECK_THROWS_AS(do_part(nullptr, [] { throw NumericalError("alone"); }), NumericalError);
+}
+
+TEST_CASE("outputs of one share that are not finite end the pass of all", "[processes]") {
+  const auto network = layer_examples()[0].build();
+  Samples whole{layer_examples()[0].inputs(9), random_labels(9, 3, 4)};
+  whole.x[8].fill_(std::numeric_limits<double>::quiet_NaN());
+  for (const auto& said : in_threads<std::string>(3, [&](const Processes& processes) {
+         try {
+           fit_curvature(*network, Softmax(), share_of(whole, processes), {});
+         } catch (const NumericalError& error) {
+           return std::string(error.what());
+         }
+         return std::string();
+       }))
+    CHECK_THAT(said, Catch::Contains("network outputs"));
 }
 
 TEST_CASE("symmetric matrices travel as their lower triangles", "[processes]") {
@@ -188,6 +184,7 @@ TEST_CASE("the launcher's environment is read, and an incomplete one refused", "
        {"RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT", "SLURM_STEP_NUM_TASKS"})
     set(name, nullptr);
   CHECK(join_processes() == nullptr);
+  CHECK(launched_rank() == 0);
   set("WORLD_SIZE", "1");
   CHECK(join_processes() == nullptr);
   set("WORLD_SIZE", "2");
@@ -200,5 +197,11 @@ TEST_CASE("the launcher's environment is read, and an incomplete one refused", "
   set("SLURM_STEP_NUM_TASKS", "3");
   CHECK_THROWS_WITH(join_processes(), Catch::Contains("SLURM_STEP_NUM_TASKS says 3 processes") &&
                                           Catch::Contains("SLURM_PROCID is not set"));
-  for (const auto* name : {"RANK", "SLURM_STEP_NUM_TASKS"}) set(name, nullptr);
+  set("SLURM_PROCID", "2");
+  set("MASTER_ADDR", "127.0.0.1");
+  set("MASTER_PORT", "1");
+  CHECK(launched_rank() == 2);
+  for (const auto* name :
+       {"RANK", "SLURM_STEP_NUM_TASKS", "SLURM_PROCID", "MASTER_ADDR", "MASTER_PORT"})
+    set(name, nullptr);
 }

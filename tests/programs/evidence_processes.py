@@ -88,6 +88,11 @@ class Processes(unittest.TestCase):
         two = json.loads(run.stdout)
         np.testing.assert_allclose(two["log_evidence"], one["log_evidence"], rtol=1e-10)
 
+    def test_a_plan_is_printed_once(self):
+        outputs = [rank.communicate(timeout=60) for rank in self.start(2, "--dry-run")]
+        self.assertIn("peak_bytes", json.loads(outputs[0][0])["plan"], outputs[0][1])
+        self.assertEqual(outputs[1][0], "")
+
     def test_a_process_that_dies_ends_the_others_with_a_sentence(self):
         ranks = self.start(3, "--repeat", "1000000")
         try:

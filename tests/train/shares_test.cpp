@@ -46,7 +46,7 @@ TEST_CASE("the variance share of a pathway is that of its own output", "[shares]
   const auto layers = pathway_layers(*network);
   const auto x = random_tensor({40, 1, 2, 2}, 1);
   for (const int64_t batch : {40, 7, 1}) {
-    const auto shares = variance_shares(*network, layers, x, batch);
+    const auto shares = variance_shares(*network, layers, {x, {}}, batch);
     REQUIRE(shares.size() == 2);
     // 9 Var x and 1 Var x: a constant adds no variance.
     CHECK(shares[0][0] == Approx(0.9).epsilon(1e-9));
@@ -56,7 +56,7 @@ TEST_CASE("the variance share of a pathway is that of its own output", "[shares]
   }
   torch::NoGradGuard no_grad;
   network->named_parameters()["0.1.weight"].zero_();
-  const auto shares = variance_shares(*network, layers, x, 40);
+  const auto shares = variance_shares(*network, layers, {x, {}}, 40);
   CHECK(shares[0][0] == Approx(1.0));
   CHECK(shares[0][1] == Approx(0.0).margin(1e-12));
 }

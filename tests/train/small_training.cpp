@@ -26,7 +26,7 @@ SmallTraining::SmallTraining()
   prior.settle = 1;
 }
 
-std::unique_ptr<Trainer> SmallTraining::make() {
+std::unique_ptr<Trainer> SmallTraining::make(const Processes* processes) {
   const auto network = network_of(fmt::format("input = [1, 6, 6]\nlayer = [{}]", layers));
   network->to(type);
   initialise(*network, Stream(1).split("init"), prior.lean);
@@ -35,7 +35,7 @@ std::unique_ptr<Trainer> SmallTraining::make() {
                    samples.y.is_floating_point() ? samples.y.to(type) : samples.y, samples.total};
   };
   return std::make_unique<Trainer>(network, likelihood, typed(data), typed(test), train, prior,
-                                   prior_keys, Stream(1).split("train"), log_);
+                                   prior_keys, Stream(1).split("train"), log_, processes);
 }
 
 std::vector<double> log_precisions(const Trainer& trainer) {

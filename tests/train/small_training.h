@@ -16,7 +16,7 @@ struct SmallTraining {
 
   SmallTraining();
   /// A fresh network from the same streams each time, and its trainer.
-  std::unique_ptr<Trainer> make();
+  std::unique_ptr<Trainer> make(const Processes* processes = nullptr);
   std::shared_ptr<Likelihood> likelihood = std::make_shared<Softmax>();
   std::string layers =
       "{ type = 'sum', of = [{ type = 'conv', out = 2, kernel = 3, stride = 2, padding = 1 }, "
