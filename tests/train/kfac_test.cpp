@@ -128,11 +128,10 @@ const char* const kLarge =
     "input = [1, 16, 16]\nlayer = [{ type = 'fc', out = 1 }, { type = 'tanh' }, "
     "{ type = 'flatten' }, { type = 'linear', out = 3 }]";
 
-// Tied weights, the wide ones in coordinates.
+// Tied weights.
 const char* const kRepeated =
-    "input = [1, 16, 16]\nlayer = [{ type = 'repeat', times = 2, layer = [{ type = 'conv', out = "
-    "1, "
-    "kernel = 3, padding = 1 }, { type = 'fc', out = 1 }, { type = 'tanh' }] }, "
+    "input = [2, 4, 4]\nlayer = [{ type = 'repeat', times = 2, layer = [{ type = 'conv', out = 2, "
+    "kernel = 3, padding = 1 }, { type = 'tanh' }, { type = 'fc', out = 2 }] }, "
     "{ type = 'flatten' }, { type = 'linear', out = 3 }]";
 
 Problem small_problem() { return {kSmall, {2, 6, 6}, 60, 3}; }
@@ -209,7 +208,7 @@ TEST_CASE("steps in eigenbases are the dense steps, momentum and average over tw
     compare(small_problem(), config, 15, 0.3);
   }
   SECTION("a layer in coordinates") { compare(large_problem(), config, 50, 0.05); }
-  SECTION("repeated layers") { compare({kRepeated, {1, 16, 16}, 160, 3}, config, 40, 0.05); }
+  SECTION("repeated layers") { compare({kRepeated, {2, 4, 4}, 60, 3}, config, 15, 0.02); }
 }
 
 TEST_CASE("the step is shortened to the KL bound", "[kfac]") {
