@@ -308,7 +308,15 @@ class KronBlocks:
 
     def elementwise(self, layer):
         """Affine part of norms and the scalar layers, read off the Jacobian: of the scale the exact
-        diagonal, of the shift what any bias has."""
+        diagonal, of the shift what any bias has; jointly the exact 2 x 2 of every channel."""
+        if self.options.bias == "joint" and layer.weight and layer.bias:
+            rows = torch.stack([self.seen.rows[layer.weight], self.seen.rows[layer.bias]], 1)
+            pairs = []
+            for i, channel in enumerate(rows):  # theta holds all scales and the shifts after them
+                J = self.seen.J[:, :, channel]
+                exact = torch.einsum("ncp,ncd,ndq->pq", J, self.curvature, J)
+                pairs.append(Pair(J.new_ones(1, 1), exact, torch.tensor([[i, len(rows) + i]])))
+            return [(f"{layer.weight}+bias", [layer.weight, layer.bias], pairs)]
         blocks = []
         for name in dict.fromkeys(filter(None, (layer.weight, layer.bias))):
             J = self.seen.J[:, :, self.seen.rows[name]]
