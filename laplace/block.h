@@ -91,7 +91,7 @@ class Block {
     return {{this, matrix}};
   }
 
-  std::string name;       ///< as in the state_dict, "0.weight"
+  std::string name;  ///< as in the state_dict, "0.weight"
   /// Of a weight: the bias of the same layer, if any; reported behind it with the same cotangents.
   Block* bias = nullptr;
   bool is_bias = false;
