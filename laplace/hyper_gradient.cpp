@@ -212,9 +212,8 @@ class Pass {
       sum = sum.defined() ? sum + term : term;
     };
     if (gamma.output.defined() && !is_done) {
-      const auto a = (as_gathered(block, gamma.input) * (2.0 / static_cast<double>(count_)))
-                         .to(type)
-                         .unsqueeze(1);
+      const auto a =
+          (as_gathered(block, gamma.input) * (2.0 / static_cast<double>(count_))).to(type);
       // Positions that are summed before the factors see them: all, or the copies of each.
       const auto u = sharing_of(block, options_) == Sharing::kReduce ? t : copies;
       const auto share = block.is_constant() ? 1.0 : static_cast<double>(t / u);
@@ -235,7 +234,8 @@ class Pass {
       }
       add(tangent, spread(times(reduced(columns, u), (2 * weight_ * b).to(type)), u));
       const auto v = block.is_constant() ? 1 : u;  // phi has T = 1
-      add(on_phi, spread(reduced(phi, v).matmul(a / static_cast<double>(v * v)), v).expand_as(phi));
+      add(on_phi,
+          spread(times_each(reduced(phi, v), a / static_cast<double>(v * v)), v).expand_as(phi));
     }
     if (gamma.exact.defined() || gamma.trace.defined()) {
       Tensor kappa;

@@ -34,8 +34,8 @@ Positions positions_of(const Block& block, const Tensor& phi, const Tensor& g) {
 
 /// Features and cotangents as coordinates in the bases [Q, O, k_B] and [Q, J, k_A].
 void rotate(Positions& p, const Tensor& basis_b, const Tensor& basis_a) {
-  if (basis_b.defined()) p.g = p.g.matmul(basis_b.unsqueeze(1).unsqueeze(1));
-  if (basis_a.defined()) p.phi = p.phi.matmul(basis_a.unsqueeze(1));
+  if (basis_b.defined()) p.g = times_each(p.g, basis_b);
+  if (basis_a.defined()) p.phi = times_each(p.phi, basis_a);
   p.outputs = p.g.size(4), p.inputs = p.phi.size(3);
 }
 
@@ -57,6 +57,17 @@ void for_each_tile(const Positions& p, const Visit& visit) {
 }
 
 }  // namespace
+
+Tensor times_each(const Tensor& x, const Tensor& matrices) {
+  if (x.size(-2) > 1) {
+    auto shape = matrices.sizes().vec();
+    shape.insert(shape.begin() + 1, static_cast<size_t>(x.dim() - 3), 1);
+    return x.matmul(matrices.reshape(shape));
+  }
+  auto shape = x.sizes().vec();
+  shape.back() = matrices.size(2);
+  return x.flatten(1, -2).bmm(matrices).view(shape);
+}
 
 Tensor kept_positions(const Block& block, const Tensor& g) {
   const auto s = block.phase_stride;
@@ -119,7 +130,7 @@ Features features_of(const Block& block, const Tensor& x, const Tensor& basis_a)
   if (order.defined()) order = order.to(x.device());
   if (!basis_a.defined()) return {gathered, order};
   const auto basis = order.defined() ? basis_a.index_select(1, order) : basis_a;
-  return {gathered.matmul(basis.unsqueeze(1)), Tensor()};
+  return {times_each(gathered, basis), Tensor()};
 }
 
 Tensor squared_gradients(const Block& block, const Features& features, const Tensor& g,

@@ -12,6 +12,10 @@ enum class Sharing {
   kReduce,  ///< positions are summed first: (sum_t g)(sum_t g)^T, mean_t phi
 };
 
+/// x [Q, .., T, D] times [Q, D, K], each group's own. Where T = 1 all of a group in one product:
+/// broadcast, each sample would be a product of its own, a vector with a matrix.
+Tensor times_each(const Tensor& x, const Tensor& matrices);
+
 /// Positions [n, T'] of the phase that the polyphase layer behind a block keeps: of the s x s
 /// phases of g [R, n, O, H, W], the only one that is not zero; for g [R, n, K, O, H, W] of each of
 /// the K uses.
