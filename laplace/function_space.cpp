@@ -9,12 +9,6 @@
 namespace evariste {
 namespace {
 
-/// The cotangents of the canonical basis at every block, chunk by chunk.
-struct Chunk {
-  int64_t begin, count;
-  std::vector<Curvature::Visit> visits;
-};
-
 void expect_points(const Tensor& x, const Tensor& other) {
   if (x.size(0) == 0 || other.size(0) == 0)
     throw UsageError("a covariance between outputs needs at least one point on either side");

@@ -101,7 +101,7 @@ EvidencePlan plan_memory(const EvidenceOptions& options, EvidenceProblem& proble
   const auto base = resident_bytes();
   double other = predictive_bytes(options, problem);
   if (options.checks == "on") {
-    double parameters = 0;  // of a draw from the posterior; eight of them
+    double parameters = 0;  // of a draw from the posterior
     for (const auto& shape : block_shapes(options, network))
       parameters += static_cast<double>(shape.parameters());
     other = std::max(
