@@ -3,7 +3,7 @@
 
 #include <unordered_map>
 
-#include "laplace/block.h"
+#include "laplace/layer.h"
 
 namespace evariste {
 
@@ -25,5 +25,16 @@ class BlockIndex {
  private:
   std::unordered_map<const Block*, int64_t> index_;
 };
+
+/// Reports the listed blocks, visit(place, x, g), and nothing below the lowest of them. Both
+/// outlive the sink.
+template <class Visit>
+Sink sink_of(const BlockIndex& index, const Visit& visit) {
+  Sink sink = [&](const Block& block, const Tensor& x, const Tensor& g) {
+    if (const auto m = index(block); m >= 0) visit(static_cast<size_t>(m), x, g);
+  };
+  sink.wants = [&](const Block& block) { return index(block) >= 0; };
+  return sink;
+}
 
 }  // namespace evariste

@@ -114,13 +114,10 @@ void fisher_pass(Layer& network, const Likelihood& likelihood, const Samples& gi
         columns_sum += static_cast<double>(columns.size(0) * columns.size(1));
         const auto all = columns.size(0);
         const auto backward = [&](const Tensor& some, const Part& part) {
-          network.backward(
-              some, tape,
-              [&](const Block& block, const Tensor& x, const Tensor& g) {
-                const auto m = index(block);
-                if (m >= 0) visit(static_cast<size_t>(m), x, g, part);
-              },
-              false);
+          const auto visit_part = [&](size_t m, const Tensor& x, const Tensor& g) {
+            visit(m, x, g, part);
+          };
+          network.backward(some, tape, sink_of(index, visit_part), false);
         };
         for (int64_t r = 0; r < all; r += cut.columns)
           backward(columns.narrow(0, r, std::min(cut.columns, all - r)),
@@ -451,18 +448,15 @@ Gradient log_likelihood_gradient(Layer& network, const Likelihood& likelihood, c
   const BlockIndex index(blocks);
   Gradient out;
   for (const auto* block : blocks) out.blocks.push_back(torch::zeros_like(block->value()));
-  for_each_chunk(network, data, cut_pass(network, data, batch, 1).samples,
-                 [&](const Tape& tape, const Tensor& f, const Tensor& y, int64_t) {
-                   out.log_likelihood +=
-                       likelihood.log_density(f, y).sum(torch::kFloat64).item<double>();
-                   network.backward(
-                       likelihood.score(f, y).unsqueeze(0), tape,
-                       [&](const Block& block, const Tensor& x, const Tensor& g) {
-                         const auto m = index(block);
-                         if (m >= 0) out.blocks[m] += blocks[m]->gradient(x, g[0]);
-                       },
-                       false);
-                 });
+  for_each_chunk(
+      network, data, cut_pass(network, data, batch, 1).samples,
+      [&](const Tape& tape, const Tensor& f, const Tensor& y, int64_t) {
+        out.log_likelihood += likelihood.log_density(f, y).sum(torch::kFloat64).item<double>();
+        const auto add = [&](size_t m, const Tensor& x, const Tensor& g) {
+          out.blocks[m] += blocks[m]->gradient(x, g[0]);
+        };
+        network.backward(likelihood.score(f, y).unsqueeze(0), tape, sink_of(index, add), false);
+      });
   data.sum(out.blocks);
   out.log_likelihood = data.sum(out.log_likelihood);
   for (size_t m = 0; m < blocks.size(); ++m) {

@@ -150,6 +150,7 @@ class Pass {
       pair_ = torch::zeros({f.size(0), outputs, outputs}, f.options());
       const auto basis = torch::eye(outputs, f.options()).unsqueeze(1).expand({-1, f.size(0), -1});
       Sink sink = [&](const Block& block, const Tensor& x, const Tensor& g) { at(block, x, g); };
+      sink.wants = [&](const Block& block) { return index_(block) >= 0; };
       if (bends_)
         sink.bend = [&](const Layer&, const Tape& of, const Tensor& g) {
           output_cotangents_[&of] = g;

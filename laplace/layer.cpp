@@ -27,6 +27,12 @@ std::vector<Block*> named_blocks(Layer& network) {
   return blocks;
 }
 
+bool Sink::wants_any_of(Layer& layer) const {
+  bool any = false;
+  layer.visit_blocks([&](Block& one) { any = any || !wants || wants(one); });
+  return any;
+}
+
 Tensor fold(const Tensor& g) { return g.flatten(0, 1); }
 
 Tensor unfold(const Tensor& g, int64_t folds) {

@@ -38,8 +38,12 @@ struct Sink {
                          std::is_invocable_v<F, const Block&, const Tensor&, const Tensor&>>>
   Sink(F&& on_block) : block(std::forward<F>(on_block)) {}  // NOLINT: a lambda is a sink
   void operator()(const Block& b, const Tensor& x, const Tensor& g) const { block(b, x, g); }
+  bool wants_any_of(Layer& layer) const;
 
   OnBlock block;
+  /// Which blocks are of interest (empty: all). No cotangent is formed below the lowest of them;
+  /// others above it may be reported all the same.
+  std::function<bool(const Block& block)> wants;
   Bend bend;
 };
 

@@ -1,9 +1,9 @@
 #include "laplace/low_rank.h"
 
 #include <chrono>
-#include <unordered_map>
 
 #include "core/error.h"
+#include "laplace/block_index.h"
 #include "laplace/flat.h"
 #include "laplace/statistics.h"
 
@@ -21,11 +21,15 @@ class Products {
  public:
   Products(Layer& network, const Likelihood& likelihood, const Samples& data,
            const std::vector<const Block*>& blocks, int64_t batch)
-      : network_(network), likelihood_(likelihood), data_(data), blocks_(blocks), batch_(batch) {
+      : network_(network),
+        likelihood_(likelihood),
+        data_(data),
+        blocks_(blocks),
+        batch_(batch),
+        index_(blocks) {
     int64_t begin = 0;
     for (const auto* block : blocks_) {
       begins_.push_back(begin);
-      index_[block] = begins_.size() - 1;
       begin += block->parameters();
     }
     parameters_ = begin;
@@ -54,9 +58,8 @@ class Products {
       std::vector<Tensor> columns;
       for (int64_t c = 0; c < k; ++c) {
         const auto df = network_.jvp(Tensor(), tape, along([&](const Block& block) {
-                                       const auto found = index_.find(&block);
-                                       if (found == index_.end()) return Tensor();
-                                       const auto m = found->second;
+                                       const auto m = index_(block);
+                                       if (m < 0) return Tensor();
                                        const auto value = blocks_[m]->value();
                                        return directions[c]
                                            .narrow(0, begins_[m], value.numel())
@@ -67,17 +70,12 @@ class Products {
         const auto inner = (root * df).sum(2, true);  // S^T df, [R, n, 1]
         columns.push_back((root * inner).sum(0));     // S S^T df, [n, C]
       }
-      network_.backward(
-          torch::stack(columns), tape,
-          [&](const Block& block, const Tensor& x, const Tensor& g) {
-            const auto found = index_.find(&block);
-            if (found == index_.end()) return;
-            const auto m = found->second;
-            for (int64_t c = 0; c < k; ++c)
-              out[c].narrow(0, begins_[m], blocks_[m]->parameters()) +=
-                  blocks_[m]->gradient(x, g[c]).flatten().to(torch::kFloat64);
-          },
-          false);
+      const auto add = [&](size_t m, const Tensor& x, const Tensor& g) {
+        for (int64_t c = 0; c < k; ++c)
+          out[c].narrow(0, begins_[m], blocks_[m]->parameters()) +=
+              blocks_[m]->gradient(x, g[c]).flatten().to(torch::kFloat64);
+      };
+      network_.backward(torch::stack(columns), tape, sink_of(index_, add), false);
     }
     data_.sum({out});
     if (fit) {
@@ -94,7 +92,7 @@ class Products {
   const std::vector<const Block*>& blocks_;
   int64_t batch_, parameters_ = 0;
   std::vector<int64_t> begins_;
-  std::unordered_map<const Block*, size_t> index_;
+  BlockIndex index_;
 };
 
 }  // namespace

@@ -71,15 +71,10 @@ void visit_outputs(Layer& network, const Tensor& x, const std::vector<const Bloc
     const auto basis =
         torch::eye(f.size(1), f.options()).unsqueeze(1).expand({-1, count, -1}).contiguous();
     std::vector<Curvature::Visit> visits(blocks.size());
-    network.backward(
-        basis, tape,
-        [&](const Block& block, const Tensor& input, const Tensor& g) {
-          if (const auto found = index(block); found >= 0) {
-            const auto m = static_cast<size_t>(found);
-            visits[m] = {blocks[m], input, g};
-          }
-        },
-        false);
+    const auto keep = [&](size_t m, const Tensor& input, const Tensor& g) {
+      visits[m] = {blocks[m], input, g};
+    };
+    network.backward(basis, tape, sink_of(index, keep), false);
     on_outputs(begin, f, visits);
   }
 }

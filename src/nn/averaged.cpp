@@ -27,6 +27,7 @@ Tensor AveragedNetwork::backward(const Tensor& g, const Tape& tape, const Sink& 
   Sink each = [&](const Block& block, const Tensor& x, const Tensor& at_output) {
     sink(blocks_(block), split_copies(x, n, 0), split_copies(at_output, n, 1));
   };
+  if (sink.wants) each.wants = [&](const Block& block) { return sink.wants(blocks_(block)); };
   each.bend = sink.bend;
   const auto share = (g / static_cast<double>(copies)).unsqueeze(2).expand({-1, -1, copies, -1});
   const auto dx = Network::backward(share.flatten(1, 2), tape, each, needs_input);

@@ -25,9 +25,8 @@ Tensor Sequential::forward(const Tensor& x, Tape* tape) const {
 
 Tensor Sequential::backward(const Tensor& g, const Tape& tape, const Sink& sink,
                             bool needs_input) const {
-  // Below the first layer with a block nobody needs a cotangent.
-  size_t first = 0;
-  while (!needs_input && first < layers_.size() && layers_[first]->parameters().empty()) ++first;
+  size_t first = 0;  // nobody needs a cotangent below it
+  while (!needs_input && first < layers_.size() && !sink.wants_any_of(*layers_[first])) ++first;
   auto cotangent = g;
   for (size_t i = layers_.size(); i-- > first;)
     cotangent = layers_[i]->backward(cotangent, tape.children[i], sink, needs_input || i > first);
@@ -92,6 +91,7 @@ Tensor Repeat::backward(const Tensor& g, const Tape& tape, const Sink& sink,
     sink(blocks_(block), stack_uses(of.x), unfold(stack_uses(of.g), at_output.size(0)));
     uses.erase(&block);
   };
+  if (sink.wants) one.wants = [&](const Block& block) { return sink.wants(blocks_(block)); };
   one.bend = sink.bend;
   auto cotangent = g;
   while (k-- > 0)

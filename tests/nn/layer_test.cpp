@@ -62,6 +62,21 @@ TEST_CASE("folded backward is autograd's, for the input and for every block", "[
       network->backward(
           g, plain, [&](const Block&, const Tensor&, const Tensor&) { ++visited; }, false);
       CHECK(visited == weight_gradients.size());
+      // With one block of interest it is reported as before, whatever is left out for the others.
+      for (const auto* wanted : named_blocks(*network)) {
+        CAPTURE(wanted->name);
+        std::vector<Tensor> found;
+        Sink sink = [&](const Block& block, const Tensor& input, const Tensor& cotangent) {
+          if (&block != wanted) return;
+          for (int64_t r = 0; r < kFolds; ++r)
+            found.push_back(block.from_matrix(block.gradient(input, cotangent[r])));
+        };
+        sink.wants = [&](const Block& block) { return &block == wanted; };
+        network->backward(g, plain, sink, false);
+        REQUIRE(found.size() == kFolds);
+        for (size_t r = 0; r < kFolds; ++r)
+          CHECK(torch::equal(found[r], weight_gradients[wanted->name][r]));
+      }
     }
     const auto parameters = network->named_parameters();
     CHECK(weight_gradients.size() == parameters.size());
@@ -78,6 +93,32 @@ TEST_CASE("folded backward is autograd's, for the input and for every block", "[
         CHECK(largest(found - expected[i + 1]) < 1e-11);
       }
     }
+  }
+}
+
+TEST_CASE("backward stops below the lowest block of interest", "[nn]") {
+  torch::NoGradGuard no_grad;
+  const auto network = network_of(R"(
+    input = [2, 6, 6]
+    layer = [
+      { type = "conv", out = 3, kernel = 3 }, { type = "relu" },
+      { type = "residual", layer = [ { type = "conv", out = 3, kernel = 3, padding = 1 } ] },
+      { type = "repeat", times = 2, layer = [ { type = "conv", out = 3, kernel = 3, padding = 1 },
+                                              { type = "conv", out = 3, kernel = 1 } ] },
+      { type = "flatten" }, { type = "linear", out = 4 }, { type = "linear", out = 2 } ])");
+  const auto blocks = named_blocks(*network);
+  Tape tape;
+  const auto y = network->forward(torch::ones({3, 2, 6, 6}), &tape);
+  for (size_t lowest = 0; lowest < blocks.size(); ++lowest) {
+    std::vector<std::string> reported;
+    Sink sink = [&](const Block& block, const Tensor&, const Tensor&) {
+      reported.push_back(block.name);
+    };
+    sink.wants = [&](const Block& block) { return &block == blocks[lowest]; };
+    network->backward(torch::ones_like(y).unsqueeze(0), tape, sink, false);
+    // Layer by layer: of each all blocks are.
+    CAPTURE(blocks[lowest]->name);
+    CHECK(reported.size() == blocks.size() - lowest / 2 * 2);
   }
 }
 
