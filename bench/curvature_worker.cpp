@@ -92,7 +92,7 @@ class Case {
     if (structure != Structure::kKron) options.bias = BiasCurvature::kExact;
     options_ = options;
     fit_ = fit_curvature(*network_, likelihood_, samples_, options);
-    if (structure != Structure::kLastLayer) planned_ = options;  // whose plan is a bound
+    planned_ = options;
     is_exact_kron_ = structure == Structure::kKron && fisher == Fisher::kExact && bases &&
                      correction == Correction::kNone;
     const auto unit = priors(1.0);

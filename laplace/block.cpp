@@ -46,6 +46,11 @@ Tensor Block::scattered(const Tensor& g, const Tensor& x) const {
   return torch::autograd::grad({gathered(leaf)}, {leaf}, {g})[0];
 }
 
+double Block::input_gram_flops(const Tensor& x) const {
+  const auto features = phi(x);
+  return static_cast<double>(features.numel()) * static_cast<double>(features.size(3) + 1);
+}
+
 Tensor Block::input_gram(const Tensor& x) const {
   const auto rows = phi(x).flatten(1, 2);  // [Q, n T, J]
   return gram(rows);

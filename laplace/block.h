@@ -60,6 +60,8 @@ class Block {
   virtual Tensor scattered(const Tensor& g, const Tensor& x) const;
   /// sum_{n,t} phi phi^T, [Q, J, J], float64
   virtual Tensor input_gram(const Tensor& x) const;
+  /// Multiplications and additions of input_gram, half of a symmetric product counted.
+  virtual double input_gram_flops(const Tensor& x) const;
   /// Leaves that phi depends on (a bandwidth, a degree); autograd follows phi and apply to them.
   virtual std::vector<Tensor> hyperparameters() const { return {}; }
   /// True for maps that do not depend on x (biases): backward_data is zero then.

@@ -6,6 +6,8 @@
 #include <fstream>
 #include <set>
 
+#include <ATen/DeviceAccelerator.h>
+
 #include "laplace/block_index.h"
 
 namespace evariste {
@@ -32,8 +34,24 @@ struct TapeSize {
 /// One block and how many positions a sample has in it.
 struct Shape {
   double q, o, j, t = 1;
+  double input_gram = 0;   // flops of a sample
+  bool is_counted = true;  // its output factor is: a bias shares that of its weight
+  bool is_constant = false, is_elementwise = false;
   double parameters() const { return q * o * j; }
 };
+
+/// Flops of the squared norms of a sample's gradients, one for each column: from Gram matrices of
+/// positions where they are few (gradient_trace).
+double trace_flops(const Shape& s, double columns) {
+  if (s.t == 1) return 2 * s.q * (columns * s.o + s.j);
+  const double by_positions = 2 * s.t * s.t * s.q * (columns * s.o + s.j);
+  return std::min(by_positions, 2 * s.t * columns * s.parameters());
+}
+
+bool is_linear(const Shape& s) { return s.t == 1 && s.q == 1; }
+
+/// Flops of a sample in sum_n K_n x phi phi^T, K_n [O, O] symmetric (LinearSum).
+double linear_flops(double o, double j) { return o * (o + 1) * j * j; }
 
 double columns_of(const CurvatureOptions& options, const Likelihood& likelihood, const Tensor& f) {
   if (options.fisher == Fisher::kEmpirical) return 1;
@@ -88,7 +106,14 @@ CurvaturePlan plan_curvature(Layer& network, const Likelihood& likelihood, const
   const auto f = network.forward(data.x.narrow(0, 0, 1), &tape);
   TapeSize taped;
   taped.add(tape);
-  double forward = 0;  // multiply-adds of a sample, all blocks of the network
+  // Multiply-adds of a sample: the maps of the network as they are met going backwards, and the
+  // place of the lowest one that is wanted.
+  struct Map {
+    double products;
+    const void* input;
+  };
+  std::vector<Map> maps;
+  size_t lowest = 0;
   double held = 0, stacked_x = 0, stacked_g = 0;  // entries of layers that are repeated
   network.backward(
       torch::zeros({1, 1, f.size(1)}, f.options()), tape,
@@ -100,11 +125,31 @@ CurvaturePlan plan_curvature(Layer& network, const Likelihood& likelihood, const
         }
         const auto positions = block.to_positions(g.flatten(0, 1));
         const auto t = static_cast<double>(positions.size(2));
-        forward += t * static_cast<double>(block.parameters());
-        if (const auto m = index(block); m >= 0 && !block.is_constant())
-          shapes[static_cast<size_t>(m)].t = t;
+        const auto m = index(block);
+        if (m >= 0) lowest = maps.size();
+        maps.push_back({block.is_constant() ? 0 : t * static_cast<double>(block.parameters()),
+                        x.storage().data()});
+        if (m < 0) return;
+        auto& shape = shapes[static_cast<size_t>(m)];
+        shape.is_constant = block.is_constant();
+        shape.is_elementwise = block.is_elementwise();
+        if (!block.is_constant()) {
+          shape.t = t;
+          shape.input_gram = sharing_of(*blocks[m], options) == Sharing::kExpand
+                                 ? blocks[m]->input_gram_flops(x)
+                                 : shape.q * shape.j * (shape.j + 1);
+        }
+        if (block.bias && index(*block.bias) >= 0)
+          shapes[static_cast<size_t>(index(*block.bias))].is_counted =
+              shape.q > 1 ||
+              (t > 1 && sharing_of(block, options) != sharing_of(*block.bias, options));
       },
       false);
+  double forward = 0, backward = 0;  // cotangents go through what lies above the lowest one
+  for (size_t i = 0; i < maps.size(); ++i) {
+    forward += maps[i].products;
+    if (i < lowest && maps[i].input != maps[lowest].input) backward += maps[i].products;
+  }
   const auto element = static_cast<double>(data.x.element_size());
   const auto columns = columns_of(options, likelihood, f);
   const auto cut =
@@ -117,7 +162,7 @@ CurvaturePlan plan_curvature(Layer& network, const Likelihood& likelihood, const
       options.structure == Structure::kFull || options.structure == Structure::kLastLayer;
 
   PlannedStage pass{"pass", pass_bytes(network, data, cut.samples, cut.columns),
-                    n * 2 * forward * (1 + columns)};
+                    n * 2 * (forward + columns * backward)};
   pass.bytes += samples * (stacked_x + together * (held + stacked_g)) * element;
   PlannedStage kept{"curvature", 0, 0}, eigen{"eigen", 0, 0};
   double parameters = 0, widest = 0, tile = 0, features = 0;
@@ -137,36 +182,52 @@ CurvaturePlan plan_curvature(Layer& network, const Likelihood& likelihood, const
         (options.structure == Structure::kDiag || options.structure == Structure::kEkfac))
       tile = std::max(tile, 2 * std::min(samples * together * s.parameters(), kTileEntries));
     const double gradients = 2 * n * columns * s.t * s.parameters();
+    const bool is_reduced = options.sharing == Sharing::kReduce ||
+                            (s.is_constant && options.bias != BiasCurvature::kExpand);
+    const double rows = columns * (is_reduced ? 1 : s.t);  // of a sample in the output factor
     if (is_kronecker(options.structure)) {
       kept.bytes += 8 * s.q * (s.j * s.j + s.o * s.o) * (bases ? 2 : 1);
       if (options.structure == Structure::kEkfac) kept.bytes += 8 * s.parameters();
       const auto d = std::max(s.j, s.o);
       eigen.bytes = std::max(eigen.bytes, 8 * 4 * s.q * d * d);
       eigen.flops += s.q * (std::pow(s.j, 3) + std::pow(s.o, 3)) * (bases ? 9 : 4.0 / 3);
-      pass.flops += 2 * n * s.t * s.q * (s.j * s.j + columns * s.o * s.o);
-      const bool second = options.structure == Structure::kEkfac;
-      if (s.t > 1 && (is_corrected || second)) pass.flops += gradients;
-      if (s.t > 1 && options.correction == Correction::kSketch) pass.flops += gradients / columns;
+      if (s.is_elementwise) {
+        pass.flops += gradients;
+      } else {
+        pass.flops += n * s.input_gram;
+        if (s.is_counted) pass.flops += n * rows * s.q * s.o * (s.o + 1);
+        if (is_corrected) pass.flops += n * trace_flops(s, columns);
+        if (options.structure == Structure::kKron && options.correction == Correction::kSketch)
+          pass.flops += n * trace_flops(s, 1);
+      }
+      if (options.structure == Structure::kEkfac)  // what is rotated, and its products
+        pass.flops += 2 * n * s.t * s.q * (s.j * s.j + columns * s.o * s.o) +
+                      (s.t > 1 ? gradients : 2 * n * s.parameters());
     } else if (options.structure == Structure::kDiag) {
       kept.bytes += 8 * s.parameters();
       pass.flops += s.t > 1 ? gradients : 2 * n * s.parameters();
     } else if (options.structure == Structure::kBlock) {
       kept.bytes += 8 * s.parameters() * s.parameters();
-      pass.flops += gradients + 2 * n * columns * s.parameters() * s.parameters();
+      pass.flops += is_linear(s) ? n * linear_flops(s.o, s.j)
+                                 : gradients + 2 * n * columns * s.parameters() * s.parameters();
       eigen.flops += std::pow(s.parameters(), 3) / 3;
     }
   }
   if (is_joint_matrix) {
     widest = parameters;
     kept.bytes = 8 * parameters * parameters;
-    pass.flops += 2 * n * columns * parameters * parameters;
+    const auto& last = shapes.front();
+    pass.flops += options.structure == Structure::kLastLayer && is_linear(last)
+                      ? n * linear_flops(last.o, last.j + static_cast<double>(shapes.size() - 1))
+                      : 2 * n * columns * parameters * parameters;
     eigen.flops = std::pow(parameters, 3) / 3;
   }
   if (is_joint_matrix || options.structure == Structure::kBlock) {
     eigen.bytes = 4 * 8 * widest * widest;
     pass.bytes += samples * together * widest * (element + 16);
   }
-  if (options.structure == Structure::kEkfac) pass.flops += n * 2 * forward * (1 + columns);
+  if (options.structure == Structure::kEkfac)
+    pass.flops += n * 2 * (forward + columns * backward);  // again
   pass.bytes += (tile + features) * element;
   return {{pass, kept, eigen}};
 }
@@ -212,13 +273,16 @@ void expect_within(const CurvaturePlan& plan, double budget_bytes, Layer& networ
   throw BudgetExceeded(plan, budget_bytes, asked, "no structure fits");
 }
 
-double default_budget_bytes() {
+double default_budget_bytes(torch::Device device) {
+  constexpr double kShare = 0.8;
+  if (device.is_cuda())
+    return kShare * static_cast<double>(at::accelerator::getMemoryInfo(device.index()).first);
   std::ifstream file("/proc/meminfo");
   std::string name, unit;
   for (double value = 0; file >> name >> value; std::getline(file, unit))
     if (name == "MemAvailable:") {
       const char* neighbours = std::getenv("LOCAL_WORLD_SIZE");  // of torchrun, on this machine
-      return 0.8 * 1024 * value / std::max(1.0, neighbours ? std::atof(neighbours) : 1.0);
+      return kShare * 1024 * value / std::max(1.0, neighbours ? std::atof(neighbours) : 1.0);
     }
   return std::numeric_limits<double>::infinity();
 }

@@ -19,7 +19,8 @@ struct PlannedStage {
 ///               + the features of shared blocks for the exact trace of kron,
 ///               + the Jacobian of n samples where the structure is dense,
 ///               + the cotangents of all uses of layers that are repeated.
-///               Flops of all samples: a forward, R backwards, the sums of every block
+///               Flops of all samples: a forward, R backwards down to the lowest block, the sums
+///               of every block; symmetric products are half of what they would be otherwise
 ///   curvature   float64. kron Q (J^2 + O^2) per block, twice with eigenvectors, ekfac P more;
 ///               diag P; block sum P_m^2; full P^2
 ///   eigen       kron 4 D^2 of the widest factor D; block and full 4 P^2 of the largest matrix.
@@ -52,7 +53,8 @@ void expect_within(const CurvaturePlan& plan, double budget_bytes, Layer& networ
                    const Likelihood& likelihood, const Samples& data,
                    const CurvatureOptions& options, bool has_entry_precisions = false);
 
-/// Four fifths of the memory that the machine has free now, shared with torchrun's other processes.
-double default_budget_bytes();
+/// Four fifths of the memory that the device has free now; the machine's is shared with torchrun's
+/// other processes.
+double default_budget_bytes(torch::Device device = torch::kCPU);
 
 }  // namespace evariste

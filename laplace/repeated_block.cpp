@@ -63,6 +63,10 @@ Tensor RepeatedBlock::input_gram(const Tensor& x) const {
   return is_constant() ? Block::input_gram(x) : one_.input_gram(as_samples(x));
 }
 
+double RepeatedBlock::input_gram_flops(const Tensor& x) const {
+  return is_constant() ? Block::input_gram_flops(x) : one_.input_gram_flops(as_samples(x));
+}
+
 RepeatedBlocks::RepeatedBlocks(const std::vector<Block*>& ones, RepeatedBlock::Of of) {
   for (auto* one : ones) {
     auto& known = index_[one];

@@ -23,7 +23,32 @@ struct Pair {
   int64_t first;       // of the window, in rows of the first one's phase
 };
 
+/// All pairs of kernel rows, by what they share.
+std::map<Key, std::vector<Pair>> pairs_of(int64_t rows, int64_t stride, int64_t dilation) {
+  std::map<Key, std::vector<Pair>> pairs;
+  const auto place = [&](int64_t y) {
+    return KernelRow{(y * dilation) % stride, (y * dilation) / stride};
+  };
+  for (int64_t y = 0; y < rows; ++y)
+    for (int64_t other = y; other < rows; ++other) {
+      const auto a = place(y), b = place(other);
+      pairs[{a.phase, b.phase, b.first - a.first}].push_back({y, other, a.first});
+    }
+  return pairs;
+}
+
 }  // namespace
+
+double patch_gram_flops(int64_t positions, int64_t channels, const ConvGeometry& geometry) {
+  const auto side = geometry.kernel[1] * channels / geometry.groups;
+  double products = 0;
+  for (const auto& [key, list] :
+       pairs_of(geometry.kernel[0], geometry.stride[0], geometry.dilation[0])) {
+    const bool is_symmetric = key.phase == key.other_phase && key.shift == 0;
+    products += static_cast<double>(is_symmetric ? side + 1 : 2 * side);
+  }
+  return products * static_cast<double>(geometry.groups * positions * side);
+}
 
 Tensor patch_gram(const Tensor& padded, const ConvGeometry& geometry) {
   const auto n = padded.size(0), channels = padded.size(1), height = padded.size(2),
@@ -59,15 +84,9 @@ Tensor patch_gram(const Tensor& padded, const ConvGeometry& geometry) {
         .to(torch::kFloat64);
   };
 
-  std::map<Key, std::vector<Pair>> pairs;
-  const auto place = [&](int64_t y) { return KernelRow{(y * dy) % sy, (y * dy) / sy}; };
-  for (int64_t y = 0; y < kh; ++y)
-    for (int64_t other = y; other < kh; ++other) {
-      const auto a = place(y), b = place(other);
-      pairs[{a.phase, b.phase, b.first - a.first}].push_back({y, other, a.first});
-    }
-
-  auto gram = torch::zeros({groups, kh, side, kh, side}, torch::kFloat64);
+  const auto pairs = pairs_of(kh, sy, dy);
+  const auto wide = padded.options().dtype(torch::kFloat64);
+  auto gram = torch::zeros({groups, kh, side, kh, side}, wide);
   for (const auto& [key, list] : pairs) {
     // All windows [first, first + rows) share [last first, first of all + rows); the rest, at most
     // a few rows on either side, is added row by row.
@@ -82,8 +101,7 @@ Tensor patch_gram(const Tensor& padded, const ConvGeometry& geometry) {
       return one;
     };
     for (const auto& pair : list) {
-      auto sum =
-          core.defined() ? core.clone() : torch::zeros({groups, side, side}, torch::kFloat64);
+      auto sum = core.defined() ? core.clone() : torch::zeros({groups, side, side}, wide);
       for (auto row = pair.first; row < pair.first + rows; ++row)
         if (!core.defined() || row < core_begin || row >= core_end) sum += edge(row);
       gram.select(1, pair.row).select(2, pair.other).copy_(sum);

@@ -14,7 +14,11 @@
 namespace evariste {
 
 /// [G, J, J] float64, J = (C/G) kh kw in the order (c, y, x), of x [n, C, H, W] that has been
-/// padded already. Cost 2 n H_out W_out C (k_w C/G) k_h flops at stride 1; memory k_w times x.
+/// padded already. Memory k_w times x.
 Tensor patch_gram(const Tensor& padded, const ConvGeometry& geometry);
+
+/// Its multiplications and additions for `positions` of `channels`: G (k_w C/G)^2 (2 k_h - 1) each
+/// at stride 1.
+double patch_gram_flops(int64_t positions, int64_t channels, const ConvGeometry& geometry);
 
 }  // namespace evariste

@@ -170,6 +170,11 @@ Tensor ConvBlock::input_gram(const Tensor& x) const {
                                   g.groups});
 }
 
+double ConvBlock::input_gram_flops(const Tensor& x) const {
+  const auto [h, w] = geometry_.output_size(x.size(2), x.size(3));
+  return patch_gram_flops(x.size(0) * h * w, x.size(1), geometry_);
+}
+
 Conv2d::Conv2d(int64_t inputs, int64_t outputs, const ConvGeometry& geometry, bool bias) {
   const auto fan_in = inputs / geometry.groups * geometry.kernel[0] * geometry.kernel[1];
   const double bound = 1 / std::sqrt(static_cast<double>(fan_in));

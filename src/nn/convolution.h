@@ -36,6 +36,7 @@ class ConvBlock : public Block {
   Tensor gradient(const Tensor& x, const Tensor& g) const override;
   /// Without patches (autocorrelation.h).
   Tensor input_gram(const Tensor& x) const override;
+  double input_gram_flops(const Tensor& x) const override;
 
  private:
   Tensor pad(const Tensor& x) const;           // circular padding, or x

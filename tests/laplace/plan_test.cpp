@@ -43,12 +43,38 @@ TEST_CASE("the plan counts what each structure holds", "[plan]") {
   CHECK(bytes(Structure::kBlock, false) == 8 * (144 + 9 + 36 + 4));
   CHECK(bytes(Structure::kFull, false) == 8 * 23 * 23);
   CHECK(bytes(Structure::kLastLayer, false) == 8 * 64);
-  // A forward, a backward per column (one for two classes) and the factors, twice as many flops.
+  // A forward, for the one column of two classes a backward of the upper layer, the halves of
+  // symmetric factors and the squares of norms.
   auto options = options_of(Structure::kKron);
   options.bias = BiasCurvature::kJoint;
-  const double forward = 23, sums = 25 + 9 + 16 + 4;
+  const double forward = 18, backward = 6, factors_of = 5 * 6 + 4 * 5 + 3 * 4 + 2 * 3,
+               traces = 2 * (5 + 3 + 4 + 2);
   CHECK(stage(plan_curvature(*network, Softmax(), data, options), "pass").flops ==
-        50 * 2 * (2 * forward + sums));
+        50 * (2 * (forward + backward) + factors_of + traces));
+  // Of the last layer alone, no backward at all; a bias has its weight's output factor.
+  options = options_of(Structure::kKron);
+  options.only = {"2"};
+  CHECK(stage(plan_curvature(*network, Softmax(), data, options), "pass").flops ==
+        50 * (2 * forward + 3 * 4 + 2 * 3 + 2 * (3 + 2) + 2 * (1 + 2)));
+}
+
+TEST_CASE("the plan counts the autocorrelation of images, not their patches", "[plan]") {
+  for (const int64_t stride : {1, 2}) {
+    const auto network = network_of(fmt::format(
+        "input = [3, 9, 9]\nlayer = [{{ type = 'conv', out = 4, kernel = 3, stride = {}, bias = "
+        "false }}, {{ type = 'global_avgpool' }}]",
+        stride));
+    network->to(torch::kFloat32);
+    const Samples data{torch::randn({5, 3, 9, 9}), torch::zeros({5}, torch::kInt64)};
+    auto options = options_of(Structure::kKron);
+    options.correction = Correction::kNone;
+    const double t = stride == 1 ? 49 : 16, side = 9;
+    // Kernel rows 0 1 2: shifts 0 1 2 at stride 1; at stride 2 the even pair by itself, the odd one
+    // by itself, and (0, 1), (1, 2), (0, 2).
+    const double products = stride == 1 ? side + 1 + 2 * 2 * side : 2 * (side + 1) + 3 * 2 * side;
+    CHECK(stage(plan_curvature(*network, Softmax(), data, options), "pass").flops ==
+          5 * (2 * t * 4 * 27 + t * side * products + 3 * t * 4 * 5));
+  }
 }
 
 TEST_CASE("a fit beyond the budget is refused with what would fit", "[plan]") {
