@@ -14,6 +14,7 @@
 #include <vector>
 
 #include "laplace/cuda/kernels.h"
+#include "laplace/device.h"
 
 using namespace evariste::cuda;
 using torch::Tensor;
@@ -240,7 +241,7 @@ int main(int argc, char** argv) {
       ->check(CLI::Range(5, 999));
   app.add_option("--images", images, "minibatch")->check(CLI::Range(1, 10000));
   CLI11_PARSE(app, argc, argv);
-  if (!torch::cuda::is_available()) {
+  if (!evariste::has_cuda()) {
     fmt::print(stderr, "no CUDA device\n");
     return 2;
   }

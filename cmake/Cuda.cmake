@@ -48,11 +48,9 @@ get_filename_component(toolkit ${toolkit} DIRECTORY)
 find_path(EVARISTE_CUDA_INCLUDE cuda_runtime_api.h HINTS ${toolkit}/../include
           ${toolkit}/../targets/x86_64-linux/include REQUIRED)
 
-# torch's own CUDA libraries register themselves when they are loaded, though nothing names them.
+# libtorch_cuda itself is loaded when a GPU is asked for (laplace/device.cpp).
 get_filename_component(cudart_folder ${EVARISTE_CUDART} DIRECTORY)
-set(EVARISTE_CUDA_LIBRARIES
-  -Wl,--push-state,--no-as-needed,${EVARISTE_TORCH_DIR}/lib/libtorch_cuda.so,--pop-state
-  ${EVARISTE_TORCH_DIR}/lib/libc10_cuda.so ${EVARISTE_CUDART})
+set(EVARISTE_CUDA_LIBRARIES ${EVARISTE_TORCH_DIR}/lib/libc10_cuda.so ${EVARISTE_CUDART})
 target_link_libraries(evariste_torch INTERFACE "${EVARISTE_CUDA_LIBRARIES}")
 list(APPEND CMAKE_BUILD_RPATH ${cudart_folder})
 list(APPEND CMAKE_INSTALL_RPATH ${cudart_folder})

@@ -1,18 +1,11 @@
 // evidence: Laplace evidence, prior fit and predictive of any saved network.
-#include <ATen/Context.h>
-#include <ATen/Parallel.h>
-
 #include "experiments/evidence/report.h"
 #include "experiments/evidence/stored.h"
+#include "experiments/prepare.h"
 
 using namespace evariste;
 
 namespace {
-
-void prepare_torch(const CommandLine& line) {
-  if (line.threads > 0) at::set_num_threads(line.threads);
-  if (line.deterministic) at::globalContext().setDeterministicAlgorithms(true, false);
-}
 
 /// The files that a run leaves, looked at before it starts.
 struct Outputs {
@@ -32,13 +25,13 @@ Outputs outputs_of(const EvidenceRequest& request) {
 int run(int argc, char** argv) {
   auto request = parse_evidence_request(argc, argv);
   const auto& [line, options, given] = request;
-  prepare_torch(line);
+  const auto device = prepare_torch(line);
   const auto outputs = outputs_of(request);
   const bool loads = !options.load.empty();
   const auto stored = loads ? read_stored(request) : StoredRun();
   const auto processes = line.dry_run ? nullptr : join_processes();
   const bool is_first = !processes || processes->rank() == 0;  // the one that speaks
-  auto problem = load_problem(options);
+  auto problem = load_problem(options, device);
   if (processes && !loads) problem.train = share_of(problem.train, *processes);
   auto posterior = loads ? restore_stored(stored, options, problem) : Posterior();
   auto plan = loads ? plan_loaded(options, problem, stored.posterior.curvature)

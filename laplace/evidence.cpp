@@ -13,6 +13,13 @@ Tensor value64(const Block& block) { return block.value().detach().to(torch::kFl
 
 }  // namespace
 
+Tensor seen_by_prior(const Block& block) { return value64(block).cpu(); }
+
+Tensor precision_of(const Prior& prior, const Tensor& theta, const Block& block) {
+  const auto precision = prior.precision(theta).detach();
+  return precision.numel() == 1 ? precision : precision.to(block.value().device());
+}
+
 double Evidence::effective_dimension() const {
   double sum = 0;
   for (const auto& block : blocks) sum += block.effective_dimension;
@@ -31,7 +38,8 @@ Precisions precisions_of(const Priors& priors, const Curvature& curvature) {
   torch::NoGradGuard no_grad;
   Precisions out;
   for (size_t m = 0; m < priors.size(); ++m) {
-    out.push_back(priors[m].precision(value64(*curvature.blocks()[m])).detach());
+    const auto& block = *curvature.blocks()[m];
+    out.push_back(precision_of(priors[m], seen_by_prior(block), block));
     if (out.back().numel() != 1 && !curvature.takes_entry_precisions())
       throw UsageError(fmt::format(
           "prior {} has one precision per entry, which a Kronecker-factored curvature cannot be "
@@ -65,7 +73,7 @@ Evidence evaluate_evidence(const Fit& fit, const Likelihood& likelihood, const P
     const bool is_one = precisions[m].numel() == 1;
     const auto log_precision = precisions[m].log().sum().item<double>() *
                                (is_one ? static_cast<double>(e.parameters) : 1.0);
-    auto log_density = priors[m].log_density(theta).item<double>();
+    auto log_density = priors[m].log_density(theta.cpu()).item<double>();
     if (is_first_use(priors, m)) log_density += priors[m].log_hyper_density().item<double>();
     e.scatter = -2 * log_density -
                 static_cast<double>(e.parameters) * std::log(2 * std::numbers::pi) + log_precision;

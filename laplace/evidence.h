@@ -40,8 +40,13 @@ struct Evidence {
 /// One prior per block of the curvature.
 using Priors = std::vector<Prior>;
 
-/// Present precisions of `priors` at the blocks' weights.
+/// A block's weights as its prior sees them: float64, and on the CPU, where priors and their
+/// hyper-parameters are, wherever the network is.
+Tensor seen_by_prior(const Block& block);
+
+/// Present precisions of `priors` at the blocks' weights; those per entry are where the block is.
 Precisions precisions_of(const Priors& priors, const Curvature& curvature);
+Tensor precision_of(const Prior& prior, const Tensor& theta, const Block& block);
 
 /// No earlier block has the prior of block m: where its hyper-density counts.
 bool is_first_use(const Priors& priors, size_t m);

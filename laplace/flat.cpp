@@ -5,8 +5,10 @@ namespace evariste {
 Tensor flat_precisions(const Precisions& precisions, const std::vector<const Block*>& blocks) {
   std::vector<Tensor> parts;
   for (size_t m = 0; m < blocks.size(); ++m)
-    parts.push_back(
-        precisions[m].to(torch::kFloat64).expand(blocks[m]->value().sizes().vec()).flatten());
+    parts.push_back(precisions[m]
+                        .to(torch::dtype(torch::kFloat64).device(blocks[m]->value().device()))
+                        .expand(blocks[m]->value().sizes().vec())
+                        .flatten());
   return torch::cat(parts);
 }
 

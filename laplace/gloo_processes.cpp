@@ -91,17 +91,19 @@ class GlooProcesses : public Processes {
 
   void sum(Tensor& tensor) const override {
     guard("do not all answer", [&] {
-      std::vector<Tensor> tensors = {tensor};
+      std::vector<Tensor> tensors = {tensor.cpu()};
       group_->allreduce(tensors)->wait();
+      if (!tensors[0].is_same(tensor)) tensor.copy_(tensors[0]);
     });
   }
 
   void broadcast(Tensor& tensor, int64_t from) const override {
     guard("do not all answer", [&] {
-      std::vector<Tensor> tensors = {tensor};
+      std::vector<Tensor> tensors = {tensor.cpu()};
       c10d::BroadcastOptions options;
       options.rootRank = from;
       group_->broadcast(tensors, options)->wait();
+      if (!tensors[0].is_same(tensor)) tensor.copy_(tensors[0]);
     });
   }
 

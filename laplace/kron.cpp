@@ -207,10 +207,11 @@ int64_t KronCurvature::decompose(bool bases, torch::ScalarType arithmetic,
     }
     if (!processes) continue;
     if (owner[i] != processes->rank()) {  // all have the matrix, so all know the shapes
-      side.values = torch::empty({side.groups(), side.dimension()}, torch::kFloat64);
+      const auto options = (side.matrix.defined() ? side.matrix : side.rows).options();
+      side.values = torch::empty({side.groups(), side.dimension()}, options.dtype(torch::kFloat64));
       if (bases)
         side.basis = torch::empty({side.values.size(0), side.values.size(1), side.values.size(1)},
-                                  arithmetic);
+                                  options.dtype(arithmetic));
     }
     processes->broadcast(side.values, owner[i]);
     if (!bases) continue;

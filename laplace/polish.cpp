@@ -10,7 +10,7 @@ constexpr int kHalvings = 30;
 double prior_log_density(const Priors& priors, const std::vector<const Block*>& blocks) {
   double sum = 0;
   for (size_t m = 0; m < priors.size(); ++m)
-    sum += priors[m].log_density(blocks[m]->value().to(torch::kFloat64)).item<double>();
+    sum += priors[m].log_density(seen_by_prior(*blocks[m])).item<double>();
   return sum;
 }
 

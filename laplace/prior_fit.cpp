@@ -11,8 +11,7 @@ namespace {
 
 std::vector<Tensor> weights_of(const Curvature& curvature) {
   std::vector<Tensor> out;
-  for (const auto* block : curvature.blocks())
-    out.push_back(block->value().detach().to(torch::kFloat64));
+  for (const auto* block : curvature.blocks()) out.push_back(seen_by_prior(*block));
   return out;
 }
 
@@ -24,7 +23,7 @@ Tensor objective(const Prior& prior, const Tensor& theta, const LogDet& log_det)
   const auto n = static_cast<double>(theta.numel());
   if (precision.numel() == 1)
     return prior.log_density(theta) - 0.5 * (n - log_det.effective) * log_precision.sum();
-  return prior.log_density(theta) - 0.5 * ((1 - log_det.entries) * log_precision).sum();
+  return prior.log_density(theta) - 0.5 * ((1 - log_det.entries.cpu()) * log_precision).sum();
 }
 
 /// log|P| of a block with one precision.
@@ -100,7 +99,7 @@ Derivatives derivatives(const PriorLeaf& leaf, const Priors& priors, const Curva
       answers.push_back(theta[m].scale_slope * jacobian.detach());
     }
     const auto slope = log_precision.numel() == 1 ? torch::tensor(log_det.slope, torch::kFloat64)
-                                                  : log_det.entry_slopes;
+                                                  : log_det.entry_slopes.cpu();
     closed = closed - 0.5 * slope * jacobian.detach().square();
   }
   Derivatives d;
@@ -158,7 +157,7 @@ int64_t fit_priors_newton(const Priors& priors, const Curvature& curvature,
     for (size_t l = 0; l < leaves.size(); ++l) {
       if (done[l]) continue;
       for (const auto m : leaves[l].blocks) {
-        precisions[m] = priors[m].precision(values[m]).detach();
+        precisions[m] = precision_of(priors[m], values[m], *curvature.blocks()[m]);
         if (kron && options.gradient)
           predict(theta[m], *kron, m, curves[m], precisions[m].item<double>());
       }

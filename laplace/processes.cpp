@@ -19,7 +19,9 @@ void sum_over(const Processes& processes, const std::vector<Tensor>& tensors) {
   if (tensors.empty()) return;
   torch::NoGradGuard no_grad;
   std::vector<Tensor> flat;
-  for (const auto& tensor : tensors) flat.push_back(tensor.reshape({-1}).to(torch::kFloat64));
+  for (const auto& tensor : tensors)
+    flat.push_back(
+        tensor.reshape({-1}).to(torch::TensorOptions(torch::kFloat64).device(torch::kCPU)));
   auto all = torch::cat(flat);
   processes.sum(all);
   int64_t begin = 0;

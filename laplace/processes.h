@@ -56,8 +56,9 @@ std::vector<int64_t> deal_out(const std::vector<double>& costs, int64_t processe
 /// most `timeout_seconds`; throws UsageError for an environment that is incomplete. A process that
 /// dies makes the next exchange of all others throw ProcessLost.
 ///
-/// Exchanges go over TCP by gloo, on the CPU. One for tensors of a GPU (NCCL) is another class
-/// behind this interface, to be chosen here: nothing else knows how numbers travel.
+/// Exchanges go over TCP by gloo, on the CPU, where tensors of a GPU are copied for them. NCCL
+/// would be another class behind this interface, to be chosen here: nothing else knows how numbers
+/// travel.
 std::unique_ptr<Processes> join_processes(double timeout_seconds = 60);
 
 /// The rank that the launcher gave, without waiting for the others; 0 where there is only one.

@@ -148,7 +148,7 @@ Tensor squared_gradients(const Block& block, const Features& features, const Ten
     for (int64_t q = 0; q < p.groups; ++q) groups.push_back(squared_products(p.g[q], p.phi[q]));
     sum = torch::stack(groups);
   } else {
-    sum = torch::zeros({p.groups, p.outputs, p.inputs}, torch::kFloat64);
+    sum = torch::zeros({p.groups, p.outputs, p.inputs}, p.g.options().dtype(torch::kFloat64));
     for_each_tile(p, [&](int64_t begin, int64_t count) {
       sum += tile_gradients(p, begin, count).square_().sum({1, 2}).to(torch::kFloat64);
     });

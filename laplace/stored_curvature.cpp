@@ -12,8 +12,8 @@ namespace {
 /// The arrays of one block or of all, asked for by name.
 class Arrays {
  public:
-  Arrays(const std::vector<NamedArray>& arrays, std::string where)
-      : arrays_(arrays), where_(std::move(where)) {}
+  Arrays(const std::vector<NamedArray>& arrays, std::string where, torch::Device device)
+      : arrays_(arrays), where_(std::move(where)), device_(device) {}
 
   /// -1 stands for any size.
   Tensor get(std::string_view name, const std::vector<int64_t>& shape) const {
@@ -27,12 +27,13 @@ class Arrays {
     if (!fits)
       throw IoError(fmt::format("{}: array \"{}\": expected {}, found {}", where_, name,
                                 shape_text(shape), shape_text(sizes)));
-    return found->values;
+    return found->values.to(device_);
   }
 
  private:
   const std::vector<NamedArray>& arrays_;
   std::string where_;
+  torch::Device device_;
 };
 
 const std::vector<std::string> kEntries = {"group", "output", "input"};
@@ -190,10 +191,11 @@ StoredCurvature store(const Curvature& curvature) {
 
 std::shared_ptr<Curvature> restore(const StoredCurvature& stored, std::vector<const Block*> blocks,
                                    std::string_view source) {
-  const Arrays whole(stored.whole, std::string(source));
+  const auto device = blocks.empty() ? torch::kCPU : blocks[0]->value().device();
+  const Arrays whole(stored.whole, std::string(source), device);
   std::vector<Arrays> each;
   for (size_t m = 0; m < blocks.size(); ++m)
-    each.emplace_back(stored.blocks.at(m), fmt::format("{}: {}", source, blocks[m]->name));
+    each.emplace_back(stored.blocks.at(m), fmt::format("{}: {}", source, blocks[m]->name), device);
   return find_structure(stored.structure, source).make(stored, std::move(blocks), whole, each);
 }
 

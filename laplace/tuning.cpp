@@ -107,10 +107,9 @@ struct Coordinates {
     for (const auto& leaf : leaves) {
       auto log_precisions = torch::zeros({}, torch::kFloat64);
       for (const auto m : leaf.blocks) {
-        const auto theta = posterior.fit.curvature->blocks()[m]->value().detach();
-        log_precisions = log_precisions +
-                         g.log_precisions[m] *
-                             posterior.priors[m].precision(theta.to(torch::kFloat64)).log().sum();
+        const auto theta = seen_by_prior(*posterior.fit.curvature->blocks()[m]);
+        log_precisions =
+            log_precisions + g.log_precisions[m] * posterior.priors[m].precision(theta).log().sum();
       }
       out.push_back(torch::autograd::grad({log_precisions}, {leaf.tensor})[0]);
     }

@@ -245,10 +245,6 @@ void expect_combination(const EvidenceRequest& request) {
   if (!o.load.empty()) expect_loadable(request);
   if (line.resume)
     throw UsageError("--resume: evidence has nothing to go on with; --repeat measures again");
-  if (line.device != "cpu")
-    throw UsageError(
-        fmt::format("--device {}: evidence computes on the CPU in this version, use --device cpu",
-                    line.device));
 }
 
 EvidenceRequest parse_evidence_request(int argc, char** argv) {

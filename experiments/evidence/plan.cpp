@@ -82,7 +82,8 @@ EvidencePlan plan_memory(const EvidenceOptions& options, EvidenceProblem& proble
   const bool bases = needs_bases(options) || options.polish > 0;
   const auto likelihood = make_likelihood(options.likelihood, options.noise);
   EvidencePlan plan;
-  const auto budget = options.budget > 0 ? 1e9 * options.budget : default_budget_bytes();
+  const auto budget =
+      options.budget > 0 ? 1e9 * options.budget : default_budget_bytes(problem.train.x.device());
   if (options.structure == "lowrank") {  // a subspace, its image and their decomposition
     const auto k = options.rank + LowRankOptions().oversampling;
     double parameters = 0;
@@ -142,7 +143,8 @@ double predict_seconds(const EvidenceOptions& options, EvidenceProblem& problem)
     using Clock = std::chrono::steady_clock;
     constexpr int64_t kSize = 256;
     const auto start = Clock::now();
-    at::linalg_eigh(torch::eye(kSize, torch::kFloat64) + 0.01, "L");
+    const auto matrix = torch::eye(kSize, train.x.options().dtype(torch::kFloat64)) + 0.01;
+    std::get<0>(at::linalg_eigh(matrix, "L")).sum().item<double>();  // waits for a GPU
     const auto cubed = std::chrono::duration<double>(Clock::now() - start).count() /
                        static_cast<double>(kSize * kSize * kSize);
     double flops = 0, parameters = 0, blocks = 0;

@@ -75,7 +75,7 @@ Samples load_samples(const std::filesystem::path& file, const Network& network,
   return {x, y, 0};
 }
 
-EvidenceProblem load_problem(const EvidenceOptions& options) {
+EvidenceProblem load_problem(const EvidenceOptions& options, torch::Device device) {
   EvidenceProblem problem;
   const auto type = scalar_type(options);
   problem.network = load_network(options.network);
@@ -84,11 +84,13 @@ EvidenceProblem load_problem(const EvidenceOptions& options) {
     throw UsageError(fmt::format("{}: the network has no parameters", options.network));
   load_weights(*problem.network, options.weights);
   problem.weights_digest = weights_digest(*problem.network);
+  problem.network->to(device);
   const auto likelihood = make_likelihood(options.likelihood, options.noise);
   std::set<int64_t> dimensions;  // of x
   const auto load = [&](const std::string& file) {
     auto samples = load_samples(file, *problem.network, *likelihood, type);
     dimensions.insert(samples.x.dim());
+    samples.x = samples.x.to(device), samples.y = samples.y.to(device);
     return samples;
   };
   if (!options.data.empty()) problem.train = load(options.data);

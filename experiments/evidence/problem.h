@@ -18,7 +18,7 @@ struct EvidenceProblem {
 
 /// Throws UsageError (missing file, unknown key, wrong shape, NaN in weights or inputs, labels that
 /// the likelihood does not know) or IoError (truncated or damaged file), naming the file.
-EvidenceProblem load_problem(const EvidenceOptions& options);
+EvidenceProblem load_problem(const EvidenceOptions& options, torch::Device device);
 
 /// x [N, ...input] or with K copies of each sample [N, K, ...input], floating; y int64 [N] or
 /// floating [N, C], both in `type` where floating.

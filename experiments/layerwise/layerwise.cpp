@@ -16,6 +16,7 @@
 #include <sstream>
 
 #include "core/error.h"
+#include "experiments/prepare.h"
 #include "io/atomic_file.h"
 #include "io/interrupt.h"
 #include "io/log.h"
@@ -117,17 +118,14 @@ int layerwise(int argc, char** argv) {
         "experiments/layerwise/layerwise.toml and its presets have their own:\n" +
         help_text<LayerwiseConfig>() + help_text<PriorUpdateConfig>("prior") + prior_help());
   });
-  if (cli.device != "cpu")
-    throw UsageError(fmt::format("--device {}: layerwise runs on cpu", cli.device));
   const auto source = std::filesystem::path(EVARISTE_SOURCE_DIR);
   if (cli.config.empty()) cli.config = source / "experiments/layerwise/layerwise.toml";
   const auto table = resolve_config(cli.config, cli.preset, cli.set);
   auto config = read_layerwise(table);
   if (cli.seed) config.seed = *cli.seed;
   expect_valid(config);
-  if (cli.threads > 0) at::set_num_threads(cli.threads);
+  const auto device = prepare_torch(cli);
   cli.threads = at::get_num_threads();
-  if (cli.deterministic) at::globalContext().setDeterministicAlgorithms(true, false);
   at::globalContext().setFlushDenormal(true);
   if (cli.dry_run) {
     if (launched_rank() == 0) print_plan(config, cli.json);
@@ -157,7 +155,7 @@ int layerwise(int argc, char** argv) {
       const auto seed = config.seed + s;
       const auto folder = out / run_name(task, cli.preset, seed);
       runs.push_back(run_task(config, task, seed, s < config.control_seeds, digits, folder, cli,
-                              processes.get()));
+                              device, processes.get()));
       folders.push_back(folder);
     }
     text += (config.seeds == 1 ? run_table(task, runs[0], pathways)

@@ -210,7 +210,7 @@ void expect_free(const LayerwiseConfig& config, const std::string& task, int64_t
 
 Run run_task(const LayerwiseConfig& config, const std::string& task, int64_t seed,
              bool with_controls, const Digits& digits, const fs::path& path, const CommandLine& cli,
-             const Processes* processes) {
+             torch::Device device, const Processes* processes) {
   const bool is_first = !processes || processes->rank() == 0;
   const auto own = own_config(config, task, seed, with_controls);
   const auto table = to_toml(own);
@@ -240,6 +240,10 @@ Run run_task(const LayerwiseConfig& config, const std::string& task, int64_t see
   const Stream data = Stream(static_cast<uint64_t>(config.data.seed)).split("data");
   const auto train = quadrant_mnist(digits.train, label, data.split("train"));
   const auto test = quadrant_mnist(digits.test, label, data.split("test"));
+  const auto there = [&](const Dataset& set) {
+    return Samples{set.x.to(device), set.y.to(device), 0};
+  };
+  const auto train_samples = there(train), test_samples = there(test);
   const auto pathways = pathway_types(config.network);
 
   // MAP first: its shares stand beside those of the evidence run, epoch by epoch.
@@ -261,9 +265,10 @@ Run run_task(const LayerwiseConfig& config, const std::string& task, int64_t see
       const auto suffix = name == "evidence" ? std::string() : fmt::format("-{}", name);
       folder.write(fmt::format("network{}.toml", suffix), to_text(file));
       initialise(*network, root.split("init"), member.prior.lean);
+      network->to(device);
       const auto likelihood = std::make_shared<Softmax>();
-      Trainer trainer(network, likelihood, {train.x, train.y, 0}, {test.x, test.y, 0}, member.train,
-                      member.prior, member.prior_keys, root.split("train"), log, processes);
+      Trainer trainer(network, likelihood, train_samples, test_samples, member.train, member.prior,
+                      member.prior_keys, root.split("train"), log, processes);
       double seconds = 0;
       const auto prefix = "member." + name + ".";
       if (const auto saved = without_prefix(state, prefix); !saved.empty()) {

@@ -29,7 +29,8 @@ void expect_free(const LayerwiseConfig& config, const std::string& task, int64_t
 /// after the same epoch.
 Run run_task(const LayerwiseConfig& config, const std::string& task, int64_t seed,
              bool with_controls, const Digits& digits, const std::filesystem::path& folder,
-             const CommandLine& command_line, const Processes* processes = nullptr);
+             const CommandLine& command_line, torch::Device device,
+             const Processes* processes = nullptr);
 
 /// Folder of a run below `--out`: "digit-quick-seed1".
 std::string run_name(const std::string& task, const std::string& preset, int64_t seed);

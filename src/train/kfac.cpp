@@ -1,6 +1,5 @@
 #include "train/kfac.h"
 
-#include <ATen/Dispatch.h>
 #include <ATen/Parallel.h>
 
 #include <algorithm>
@@ -90,7 +89,7 @@ KfacStep::KfacStep(std::vector<Block*> blocks, const KfacConfig& config)
     parts_.push_back(std::move(part));
   }
   const auto options = blocks.at(0)->weight().options().requires_grad(false);
-  for (auto* flat : {&theta_, &momentum_, &gradient_, &lambda_})
+  for (auto* flat : {&theta_, &momentum_, &gradient_, &lambda_, &pulls_})
     *flat = torch::zeros({total}, options);
 }
 
@@ -133,6 +132,7 @@ void KfacStep::enter(const KronCurvature& curvature, const std::vector<double>& 
     view(momentum_, part).copy_(to_coordinates(view(momentum_, part).clone(), part));
     view(lambda_, part).copy_(curvature.eigenvalues(m));
     part.pull = precisions[m];
+    view(pulls_, part).fill_(part.pull);
     part.in_layer = part.count >= kLargeBlock && part.shape[0] == 1 && part.basis_a.defined() &&
                     part.basis_b.defined() &&
                     part.block->set_bases(part.basis_b[0], part.basis_a[0]);
@@ -197,20 +197,38 @@ double KfacStep::step(const Loss& loss, double lr, double weight, bool average) 
   const bool measure = config_.damping_every > 0 && ++steps_ % config_.damping_every == 0;
   const double prior_before = measure ? prior_energy() : 0;
   double decrease = 0, nu = 1, slope = 0, predicted = 0;
-  AT_DISPATCH_FLOATING_TYPES(theta_.scalar_type(), "KfacStep", [&] {
-    const Coordinates<scalar_t> at{theta_.data_ptr<scalar_t>(), momentum_.data_ptr<scalar_t>(),
-                                   gradient_.data_ptr<scalar_t>(), lambda_.data_ptr<scalar_t>()};
-    for (const auto& part : parts_)
-      decrease += of_objective(at, part.begin, part.count, part.pull, damping_, weight);
+  const auto shorten = [&] {
     nu = std::min(1.0, std::sqrt(config_.clip * static_cast<double>(samples_) /
                                  (lr * lr * decrease + 1e-300)));
+  };
+  const auto on_cpu = [&]<class T>(T) {
+    const Coordinates<T> at{theta_.data_ptr<T>(), momentum_.data_ptr<T>(), gradient_.data_ptr<T>(),
+                            lambda_.data_ptr<T>()};
+    for (const auto& part : parts_)
+      decrease += of_objective(at, part.begin, part.count, part.pull, damping_, weight);
+    shorten();
     for (const auto& part : parts_) {
       const auto [along, curved] =
           advance(at, part.begin, part.count, part.pull, damping_, config_.momentum, nu, lr);
       slope -= lr * along;
       predicted += 0.5 * lr * lr * curved;
     }
-  });
+  };
+  if (!theta_.device().is_cpu()) {  // the same by torch's operations, all parts at once
+    const auto sum = [](const Tensor& x) { return x.sum(torch::kFloat64).item<double>(); };
+    const auto damped = lambda_ + pulls_ + damping_;
+    gradient_.mul_(-weight).add_(pulls_ * theta_);
+    decrease = sum(gradient_.square() / damped);
+    shorten();
+    momentum_.mul_(config_.momentum).add_(gradient_ / damped, nu);
+    theta_.sub_(momentum_, lr);
+    slope = -lr * sum(gradient_ * momentum_);
+    predicted = 0.5 * lr * lr * sum((lambda_ + pulls_) * momentum_.square());
+  } else if (theta_.scalar_type() == torch::kFloat64) {
+    on_cpu(double());
+  } else {
+    on_cpu(float());
+  }
   predicted += slope;
   clip_sum_ += nu;
   ++clips_;
@@ -254,7 +272,7 @@ std::map<std::string, Tensor> KfacStep::state() const {
   std::map<std::string, Tensor> state;
   state["kfac.damping"] = torch::tensor(damping_, torch::kFloat64);
   state["kfac.steps"] = torch::tensor(steps_);
-  state["kfac.momentum"] = momentum_.clone();
+  state["kfac.momentum"] = momentum_.to(torch::kCPU, false, /*copy=*/true);
   return state;
 }
 

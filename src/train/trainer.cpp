@@ -19,6 +19,11 @@ Fisher fisher_named(const std::string& name) {
   return Fisher::kSketch;
 }
 
+/// A copy of what may live on a GPU, as states are kept.
+Tensor kept(const Tensor& tensor) {
+  return tensor.detach().to(torch::kCPU, /*non_blocking=*/false, /*copy=*/true);
+}
+
 /// [n] int64: a permutation of 0 ... n-1.
 Tensor permutation(int64_t n, const Stream& stream) {
   auto order = torch::arange(n);
@@ -80,8 +85,8 @@ void expect_trainable(Network& network, const Likelihood& likelihood, const Trai
   auto shape = network.input();
   shape.insert(shape.begin(), 1);
   Tape tape;
-  const auto type = torch::dtype(network.parameters().at(0).scalar_type());
-  const auto f = network.forward(torch::zeros(shape, type), &tape);
+  const auto like = network.parameters().at(0).options().requires_grad(false);
+  const auto f = network.forward(torch::zeros(shape, like), &tape);
   const auto columns = refresh.fisher == "exact"       ? likelihood.hessian_root(f).size(0)
                        : refresh.fisher == "empirical" ? 1
                                                        : refresh.draws;
@@ -131,7 +136,7 @@ Priors make_priors(Network& network, const PriorUpdateConfig& config, const toml
       priors.push_back(priors[0]);
       continue;
     }
-    const auto value = blocks[m]->value().detach().to(torch::kFloat64);
+    const auto value = seen_by_prior(*blocks[m]);
     const double precision = config.init == "unit" ? 1.0 : matched[m];
     priors.push_back(make_prior({table, precision, value.sizes().vec()}));
     if (const auto count = priors.back().precision(value).numel(); count != 1)
@@ -210,8 +215,7 @@ std::vector<double> Trainer::pulls() const {
   torch::NoGradGuard no_grad;
   std::vector<double> out;
   for (size_t m = 0; m < blocks_.size(); ++m) {
-    const auto value = blocks_[m]->value().to(torch::kFloat64);
-    out.push_back(priors_[m].precision(value).item<double>());
+    out.push_back(priors_[m].precision(seen_by_prior(*blocks_[m])).item<double>());
   }
   return out;
 }
@@ -239,13 +243,13 @@ Samples Trainer::first_of(const Samples& data, int64_t count) const {
 }
 
 Samples Trainer::minibatch(const Tensor& order, int64_t step) const {
-  const auto rows = order.narrow(0, step * config_.batch, config_.batch);
+  const auto rows = order.narrow(0, step * config_.batch, config_.batch).to(train_.x.device());
   return share({train_.x.index_select(0, rows), train_.y.index_select(0, rows)});
 }
 
 Samples Trainer::refresh_samples(int64_t count, const Stream& stream) const {
   if (count <= 0 || count >= train_.count()) return share(train_);
-  const auto rows = permutation(train_.count(), stream).narrow(0, 0, count);
+  const auto rows = permutation(train_.count(), stream).narrow(0, 0, count).to(train_.x.device());
   return share({train_.x.index_select(0, rows), train_.y.index_select(0, rows), train_.count()});
 }
 
@@ -528,31 +532,30 @@ Outcome Trainer::outcome() {
 
 State Trainer::state() const {
   State state;
-  for (const auto* block : blocks_)
-    state["weight." + block->name] = block->weight().detach().clone();
+  for (const auto* block : blocks_) state["weight." + block->name] = kept(block->weight());
   for (size_t m = 0; m < priors_.size(); ++m)
     for (const auto& [name, tensor] : priors_[m].hyperparameters())
-      state["prior." + blocks_[m]->name + "." + name] = tensor.detach().clone();
+      state["prior." + blocks_[m]->name + "." + name] = kept(tensor);
   const auto moments = [&](const char* name, const std::vector<Tensor>& list) {
     for (size_t m = 0; m < list.size(); ++m)
-      state[fmt::format("{}.{}", name, blocks_[m]->name)] = list[m].clone();
+      state[fmt::format("{}.{}", name, blocks_[m]->name)] = kept(list[m]);
   };
   moments("first", first_moments_);
   moments("second", second_moments_);
   const auto adam = adam_prior_.state();
   for (size_t i = 0; i < adam.size(); ++i)
-    state[fmt::format("prior_adam.{:04}", i)] = adam[i].clone();
+    state[fmt::format("prior_adam.{:04}", i)] = kept(adam[i]);
   if (kfac_) state.merge(kfac_->state());
   if (const auto* kron = dynamic_cast<const KronCurvature*>(curvature_.get());
       kfac_ && kron && config_.refresh.every > 1) {
     for (size_t m = 0; m < blocks_.size(); ++m) {
       const auto& f = kron->factors()[m];
       const auto key = "factor." + blocks_[m]->name;
-      state[key + ".a_values"] = f.a.values, state[key + ".b_values"] = f.b.values;
+      state[key + ".a_values"] = f.a.values.cpu(), state[key + ".b_values"] = f.b.values.cpu();
       state[key + ".correction"] = torch::tensor(f.correction, torch::kFloat64);
-      if (f.spectrum.defined()) state[key + ".spectrum"] = f.spectrum;
+      if (f.spectrum.defined()) state[key + ".spectrum"] = f.spectrum.cpu();
       if (f.a.basis.defined())
-        state[key + ".a_basis"] = f.a.basis, state[key + ".b_basis"] = f.b.basis;
+        state[key + ".a_basis"] = f.a.basis.cpu(), state[key + ".b_basis"] = f.b.basis.cpu();
     }
   }
   const std::vector<double> numbers = {prior_factor_, rate_factor_, best_log_likelihood_,
@@ -582,7 +585,8 @@ void Trainer::set_state(const State& state) {
     list.clear();
     for (const auto* block : blocks_) {
       const auto found = state.find(name + "." + block->name);
-      if (found != state.end()) list.push_back(found->second.clone());
+      if (found != state.end())
+        list.push_back(found->second.to(block->weight().device(), false, /*copy=*/true));
     }
   };
   moments("first", first_moments_);
@@ -598,11 +602,14 @@ void Trainer::set_state(const State& state) {
     std::vector<KronFactor> factors(blocks_.size());
     for (size_t m = 0; m < blocks_.size(); ++m) {
       const auto key = "factor." + blocks_[m]->name;
+      const auto there = [&](const char* name) {
+        return at(key + name).to(blocks_[m]->weight().device());
+      };
       auto& f = factors[m];
-      f.a.values = at(key + ".a_values"), f.b.values = at(key + ".b_values");
-      f.a.basis = at(key + ".a_basis"), f.b.basis = at(key + ".b_basis");
+      f.a.values = there(".a_values"), f.b.values = there(".b_values");
+      f.a.basis = there(".a_basis"), f.b.basis = there(".b_basis");
       f.correction = at(key + ".correction").item<double>();
-      if (state.count(key + ".spectrum")) f.spectrum = at(key + ".spectrum");
+      if (state.count(key + ".spectrum")) f.spectrum = there(".spectrum");
     }
     auto kron = std::make_shared<KronCurvature>(
         std::vector<const Block*>(blocks_.begin(), blocks_.end()), std::move(factors),

@@ -11,6 +11,7 @@
 
 #include "core/stream.h"
 #include "laplace/cuda/reference.h"
+#include "laplace/device.h"
 #include "laplace/kron.h"
 #include "laplace/likelihood.h"
 #include "laplace/processes.h"
@@ -45,7 +46,7 @@ constexpr bool kCompiled = true;
 constexpr bool kCompiled = false;
 #endif
 torch::Device device() { return torch::kCUDA; }
-bool device_is_there() { return kCompiled && torch::cuda::is_available(); }
+bool device_is_there() { return kCompiled && has_cuda(); }
 void set_falling_order(bool) {}
 #endif
 

@@ -162,7 +162,7 @@ FLAGS = {  # flags after the good ones -> words
                            ["--norm joint", "--structure full"]),
     "grouped with expand": (["--bias", "expand"], ["0.", "grouped", "expand"]),
     "noise of classes": (["--fit-noise", "on"], ["--fit-noise", "regression"]),
-    "device": (["--device", "cuda"], ["--device", "cuda", "cpu"]),
+    "device": (["--device", "cuda:99"], ["--device cuda:99"]),
     "device unknown": (["--device", "gpu"], ["--device", "gpu"]),
     "threads": (["--threads", "many"], ["--threads", "many"]),
     "config missing": (["--config", "none.toml"], ["none.toml"]),

@@ -505,7 +505,7 @@ class Wrong(Case):
         (scratch / "bad.toml").write_text("seed = 1\n[train\nepochs = 3\n", encoding="utf-8")
         for flags, *expected in ((["--preset", "quik"], '"quick"'), (["--resum"], "--resume"),
                                  (["--set", "controls=['conv']", "--set", ONLY_FC], "conv", "pathway"),
-                                 (["--device", "cuda"], "--device", "cpu"),
+                                 (["--device", "cuda:99"], "--device cuda:99"),
                                  (["--resume", "--force"], "--resume", "--force"),
                                  (["--config", "none.toml"], "none.toml"),
                                  (["--config", "bad.toml"], "bad.toml:2"),

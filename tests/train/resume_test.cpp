@@ -9,29 +9,6 @@ using namespace evariste;
 
 namespace {
 
-/// Every number of a record, NaN where there is none.
-std::vector<double> numbers(const EpochRecord& r) {
-  std::vector<double> out = {static_cast<double>(r.epoch),
-                             r.train_loss,
-                             r.train_accuracy,
-                             r.test_accuracy,
-                             r.test_nll,
-                             r.learning_rate,
-                             r.damping,
-                             r.prior_factor,
-                             r.evidence ? 1.0 : 0.0,
-                             r.checks ? 1.0 : 0.0};
-  if (r.evidence) {
-    out.insert(out.end(), {r.evidence->log_evidence, r.evidence->log_likelihood});
-    for (const auto& b : r.evidence->blocks)
-      out.insert(out.end(), {b.prior_precision, b.effective_dimension, b.squared_norm});
-  }
-  if (r.checks) out.insert(out.end(), {r.checks->newton_decrement, r.checks->linearised_gap});
-  for (const auto* shares : {&r.shares_variance, &r.shares_effective})
-    for (const auto& layer : *shares) out.insert(out.end(), layer.begin(), layer.end());
-  return out;
-}
-
 void expect_same(const State& a, const State& b) {
   REQUIRE(a.size() == b.size());
   for (const auto& [name, tensor] : a) {
@@ -59,8 +36,8 @@ TEST_CASE("saving and loading after every epoch changes no bit", "[train][resume
   const auto straight = small.make();
   auto resumed = small.make();
   while (!straight->is_done()) {
-    const auto expected = numbers(straight->run_epoch());
-    const auto found = numbers(resumed->run_epoch());
+    const auto expected = numbers_of(straight->run_epoch());
+    const auto found = numbers_of(resumed->run_epoch());
     CHECK(found == expected);
     save_state(folder / "state.pt", resumed->state());
     resumed = small.make();
@@ -91,7 +68,7 @@ TEST_CASE("a training resumes into a recovery as it would have gone through it",
   resumed->set_state(straight->state());
   for (auto* trainer : {straight.get(), resumed.get()}) spoil(*trainer);
   while (!straight->is_done())
-    CHECK(numbers(resumed->run_epoch()) == numbers(straight->run_epoch()));
+    CHECK(numbers_of(resumed->run_epoch()) == numbers_of(straight->run_epoch()));
   expect_same(resumed->state(), straight->state());
 }
 

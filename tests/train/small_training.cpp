@@ -30,12 +30,35 @@ std::unique_ptr<Trainer> SmallTraining::make(const Processes* processes) {
   const auto network = network_of(fmt::format("input = [1, 6, 6]\nlayer = [{}]", layers));
   network->to(type);
   initialise(*network, Stream(1).split("init"), prior.lean);
+  network->to(device);
   const auto typed = [&](const Samples& samples) {
-    return Samples{samples.x.to(type),
-                   samples.y.is_floating_point() ? samples.y.to(type) : samples.y, samples.total};
+    const auto y = samples.y.is_floating_point() ? samples.y.to(type) : samples.y;
+    return Samples{samples.x.to(type).to(device), y.to(device), samples.total};
   };
   return std::make_unique<Trainer>(network, likelihood, typed(data), typed(test), train, prior,
                                    prior_keys, Stream(1).split("train"), log_, processes);
+}
+
+std::vector<double> numbers_of(const EpochRecord& r) {
+  std::vector<double> out = {static_cast<double>(r.epoch),
+                             r.train_loss,
+                             r.train_accuracy,
+                             r.test_accuracy,
+                             r.test_nll,
+                             r.learning_rate,
+                             r.damping,
+                             r.prior_factor,
+                             r.evidence ? 1.0 : 0.0,
+                             r.checks ? 1.0 : 0.0};
+  if (r.evidence) {
+    out.insert(out.end(), {r.evidence->log_evidence, r.evidence->log_likelihood});
+    for (const auto& b : r.evidence->blocks)
+      out.insert(out.end(), {b.prior_precision, b.effective_dimension, b.squared_norm});
+  }
+  if (r.checks) out.insert(out.end(), {r.checks->newton_decrement, r.checks->linearised_gap});
+  for (const auto* shares : {&r.shares_variance, &r.shares_effective})
+    for (const auto& layer : *shares) out.insert(out.end(), layer.begin(), layer.end());
+  return out;
 }
 
 std::vector<double> log_precisions(const Trainer& trainer) {

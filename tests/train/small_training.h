@@ -23,6 +23,7 @@ struct SmallTraining {
       "{ type = 'fc', out = 2, stride = 2 }] }, { type = 'relu' }, { type = 'flatten' }, "
       "{ type = 'linear', out = 3 }";
   torch::ScalarType type = torch::kFloat64;
+  torch::Device device = torch::kCPU;
   /// The data that make() gives: handles, so that writing to x reaches the trainers made before.
   Samples data, test;
   std::string log_text() const { return log_stream_.str(); }
@@ -34,6 +35,9 @@ struct SmallTraining {
 
 /// Images [n, 1, 6, 6] of three classes, each a pattern of its own plus noise.
 Samples pattern_images(int64_t n, uint64_t seed);
+
+/// Every number of a record, NaN where there is none.
+std::vector<double> numbers_of(const EpochRecord& record);
 
 /// log precision of each block's prior.
 std::vector<double> log_precisions(const Trainer& trainer);

@@ -1,0 +1,13 @@
+// What the flags that all programs share mean for torch.
+#pragma once
+
+#include <torch/types.h>
+
+#include "io/command_line.h"
+
+namespace evariste {
+
+/// --threads, --deterministic, and the device of --device; products in full float32, not TF32.
+torch::Device prepare_torch(const CommandLine& line);
+
+}  // namespace evariste

@@ -1,0 +1,15 @@
+// A device that is not the CPU, on machines that have only one: what the engine does on a GPU but
+// for the kernels, tested everywhere.
+//
+// It borrows the name of a backend that torch knows but does not bring along (HPU), with memory
+// that the CPU cannot read. Every operation is torch's own for the CPU on copies; one that mixes
+// tensors of both devices fails, as it does with CUDA, and so does reading through data_ptr.
+#pragma once
+
+#include "laplace/shape.h"
+
+namespace evariste {
+
+torch::Device other_device();
+
+}  // namespace evariste
