@@ -239,9 +239,34 @@ std::string_view KronCurvature::structure() const {
   return !factors_.empty() && factors_.front().spectrum.defined() ? "ekfac" : "kron";
 }
 
+namespace {
+
+/// Eigenvalues that agree up to rounding have no eigenvectors of their own: any rotation among them
+/// is as good. The mean of what is seen along them depends on none. `spectra` [Q, . ., D], values
+/// [Q, D] ascending.
+Tensor averaged_over_equals(const Tensor& spectra, const SymmetricFactor& side) {
+  const double tolerance = side.basis.scalar_type() == torch::kFloat64 ? 1e-9 : 1e-5;
+  const auto d = side.values.size(1);
+  if (d < 2) return spectra;
+  const auto above = side.values.narrow(1, 1, d - 1), below = side.values.narrow(1, 0, d - 1);
+  const auto starts = (above - below > tolerance * above).to(torch::kInt64);
+  if (starts.sum().item<int64_t>() == starts.numel()) return spectra;
+  const auto group =
+      torch::cat({torch::zeros({starts.size(0), 1}, starts.options()), starts.cumsum(1)}, 1);
+  const auto index = group.unsqueeze(1).expand_as(spectra);
+  const auto none = torch::zeros_like(spectra);
+  const auto sums = none.scatter_add(2, index, spectra);
+  const auto counts = none.scatter_add(2, index, torch::ones_like(spectra)).clamp_min(1);
+  return (sums / counts).gather(2, index);
+}
+
+}  // namespace
+
 void KronCurvature::set_spectra(std::vector<Tensor> spectra) {
   for (size_t m = 0; m < factors_.size(); ++m) {
     auto& f = factors_[m];
+    spectra[m] = averaged_over_equals(spectra[m], f.a);
+    spectra[m] = averaged_over_equals(spectra[m].transpose(1, 2), f.b).transpose(1, 2).contiguous();
     const auto product = (f.a.traces() * f.b.traces()).sum().item<double>();
     const auto exact = spectra[m].sum().item<double>();
     if (exact > 0 && product > 0) trace_ratios_[m] = product / exact;

@@ -101,7 +101,9 @@ class KronCurvature : public Curvature {
 
   /// h lambda over the eigenbasis of a block, [Q, k_B, k_A].
   Tensor eigenvalues(size_t block) const { return scale_ * factors_[block].eigenvalues(); }
-  /// From now on EKFAC: one spectrum per block, whose sum is the exact trace.
+  /// From now on EKFAC: one spectrum per block, whose sum is the exact trace. Over eigenvalues of a
+  /// factor that are equal (images in several frames have such) it is averaged, as their
+  /// eigenvectors are any.
   void set_spectra(std::vector<Tensor> spectra);
 
  private:
