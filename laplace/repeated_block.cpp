@@ -20,6 +20,7 @@ Tensor as_uses(const Tensor& each, const Tensor& x) { return each.unflatten(0, {
 RepeatedBlock::RepeatedBlock(Block& one, Of of) : Block(one.weight()), one_(one), of_(of) {
   is_bias = one.is_bias;
   phase_stride = one.phase_stride;
+  feature_power = one.feature_power;
 }
 
 Tensor RepeatedBlock::phi(const Tensor& x) const {

@@ -71,10 +71,11 @@ Tensor times_each(const Tensor& x, const Tensor& matrices) {
 
 Tensor kept_positions(const Block& block, const Tensor& g) {
   const auto s = block.phase_stride;
-  const auto each = g.flatten(1, -4);  // [R, n K, O, H, W]
-  const auto n = g.size(1), h = g.size(-2), w = g.size(-1), uses = each.size(1) / n;
-  const auto size = each.abs().amax({0, 2}).view({-1, h / s, s, w / s, s});
-  const auto phase = size.amax({1, 3}).view({-1, s * s}).argmax(1);  // i s + j
+  const auto positions = block.to_positions(g.flatten(0, 1));  // [Q, R n, u H W, O]: u maps
+  const auto r = g.size(0), n = g.size(1), h = g.size(-2), w = g.size(-1);
+  const auto uses = positions.size(2) / (h * w);
+  const auto size = positions.abs().amax({0, 3}).view({r, n * uses, h / s, s, w / s, s});
+  const auto phase = size.amax({0, 2, 4}).view({-1, s * s}).argmax(1);  // i s + j
   const auto kept = torch::arange(h * w, phase.options())
                         .view({h / s, s, w / s, s})
                         .permute({1, 3, 0, 2})

@@ -23,8 +23,9 @@ import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-__all__ = ["Bias", "FC", "FactoredFC", "GlobalAvgPool", "Network", "NetworkError", "Polyphase",
-           "Repeat", "Residual", "Scale", "Sum", "build_network", "load_network", "load_weights",
+__all__ = ["AnchorMap", "Bias", "FC", "FactoredFC", "GlobalAvgPool", "GroupConv", "GroupLift",
+           "GroupPool", "Network", "NetworkError", "Polyphase", "Repeat", "Residual", "Scale",
+           "SparseConv", "SparseFC", "Sum", "build_network", "load_network", "load_weights",
            "named_tensors", "open_run", "save_network", "save_weights"]
 
 
@@ -125,18 +126,19 @@ class FactoredFC(nn.Module):
       y[b,d,y] = sum_c V[y,d,c] z[b,c,d] + bias_V[y].
     U [D, C X], bias_U [D], V [Y, D C], bias_V [Y] with Y = H/stride W/stride."""
 
-    def __init__(self, in_shape, out, stride=1, bias=True):
+    def __init__(self, in_shape, out, stride=1, bias=True, *, out_sides=None, bias_v=None):
         super().__init__()
         channels, height, width = in_shape
         self.in_shape = tuple(in_shape)
-        self.out_shape = (out, height // stride, width // stride)
+        self.out_shape = (out, *(out_sides or (height // stride, width // stride)))
         self.stride = stride
         pixels, kept = height * width, math.prod(self.out_shape[1:])
         # Unit variance is preserved at z and at y: U(+-sqrt(3/fan)) has variance 1/fan.
         self.U = _uniform((out, channels * pixels), math.sqrt(3 / pixels))
         self.register_parameter("bias_U", nn.Parameter(torch.zeros(out)) if bias else None)
         self.V = _uniform((kept, out * channels), math.sqrt(3 / channels))
-        self.register_parameter("bias_V", nn.Parameter(torch.zeros(kept)) if bias else None)
+        has_v = bias if bias_v is None else bias_v
+        self.register_parameter("bias_V", nn.Parameter(torch.zeros(kept)) if has_v else None)
 
     def forward(self, x):
         out, channels = self.out_shape[0], self.in_shape[0]
@@ -149,6 +151,139 @@ class FactoredFC(nn.Module):
         if self.bias_V is not None:
             y = y + self.bias_V
         return y.unflatten(2, self.out_shape[1:])
+
+
+def _grid(height, width):
+    """Centred points (y, x), row by row, [H W, 2]."""
+    sides = [torch.linspace(-(n - 1) / 2, (n - 1) / 2, n, dtype=torch.float64)
+             for n in (height, width)]
+    return torch.cartesian_prod(*sides)
+
+
+class _Anchored(nn.Module):
+    """Interpolation Psi [J, H W] from J anchors to a grid (van der Ouderaa et al. 2023, sec. 4.1):
+      Psi = (K_ZZ + nu^2 I)^-1 K_ZT, kappa(a, b) = (1 + 1e-6) exp(-omega^2 |a - b|^2 / 2), nu = 0.01
+    for anchors Z and grid points T. Buffer anchors [J, 2] in pixels from the centre; log_omega is a
+    parameter where it is to be learnt, else a buffer."""
+
+    def __init__(self, sides, anchors, omega, learn_omega):
+        super().__init__()
+        self.sides, self.ratio, self.omega = tuple(sides), anchors, omega  # omega at the start
+        points = math.prod(sides)
+        count = max(1, round(anchors * points))  # of two to the even one
+        reach = torch.tensor([(n - 1) / 2 for n in sides], dtype=torch.float64)
+        places = (_grid(*sides) if count == points else
+                  (2 * torch.rand(count, 2, dtype=torch.float64) - 1) * reach)
+        self.register_buffer("anchors", places.float())
+        start = torch.tensor(math.log(omega))
+        if learn_omega:
+            self.log_omega = nn.Parameter(start)
+        else:
+            self.register_buffer("log_omega", start)
+
+    def psi(self):
+        z, t = self.anchors.double(), _grid(*self.sides).to(self.anchors.device)
+        square = (2 * self.log_omega.double()).exp()
+
+        def kappa(a, b):
+            distances = (a[:, None] - b[None]).square().sum(2)
+            return (1 + 1e-6) * (-0.5 * square * distances).exp()
+
+        noise = 1e-4 * torch.eye(len(z), dtype=z.dtype, device=z.device)
+        return torch.linalg.solve(kappa(z, z) + noise, kappa(z, t)).to(self.anchors.dtype)
+
+    def keys(self):
+        return {"anchors": self.ratio, "omega": self.omega,
+                "learn_omega": isinstance(self.log_omega, nn.Parameter)}
+
+
+class SparseConv(_Anchored):
+    """Convolution whose filters are given at anchors: w[d,c] = u[d,c] Psi; weight u [D, C, J]."""
+
+    def __init__(self, channels, out, kernel, padding=0, padding_mode="zeros", anchors=0.5,
+                 omega=1.0, learn_omega=False, bias=True):
+        super().__init__((kernel, kernel), anchors, omega, learn_omega)
+        self.kernel, self.padding, self.padding_mode = kernel, padding, padding_mode
+        bound = 1 / math.sqrt(channels * self.psi().square().sum().item())
+        self.weight = _uniform((out, channels, len(self.anchors)), bound)
+        self.register_parameter("bias", _uniform((out,), bound) if bias else None)
+
+    def forward(self, x):
+        w = (self.weight @ self.psi()).unflatten(2, self.sides)
+        return F.conv2d(_padded(x, self.padding, self.padding_mode), w, self.bias)
+
+
+class AnchorMap(_Anchored):
+    """Channel by channel [B, C, H, W] -> [B, C, J, 1], x Psi^T, or back to pixels, v Psi."""
+
+    def __init__(self, sides, anchors=0.5, omega=1.0, learn_omega=False, to_pixels=False):
+        super().__init__(sides, anchors, omega, learn_omega)
+        self.to_pixels = to_pixels
+
+    def forward(self, x):
+        if self.to_pixels:
+            return (x.flatten(2) @ self.psi()).unflatten(2, self.sides)
+        return (x.flatten(2) @ self.psi().t()).unsqueeze(3)
+
+
+class SparseFC(nn.Sequential):
+    """FactoredFC between anchors: pixels to anchors, the factored map without bias_V, to pixels."""
+
+    def __init__(self, in_shape, out, stride=1, anchors=0.5, omega=1.0, learn_omega=False,
+                 bias=True):
+        sides = tuple(n // stride for n in in_shape[1:])
+        first = AnchorMap(in_shape[1:], anchors, omega, learn_omega)
+        last = AnchorMap(sides, anchors, omega, learn_omega, to_pixels=True)
+        counts = [len(m.anchors) for m in (first, last)]
+        factored = FactoredFC((in_shape[0], counts[0], 1), out, 1, bias,
+                              out_sides=(counts[1], 1), bias_v=False)
+        super().__init__(first, factored, last)
+        self.out_shape, self.stride = (out, *sides), stride
+
+
+class GroupLift(nn.Module):
+    """[B, C, H, W] -> [B, 4 C, H, W]: four copies, the image being the same in all frames."""
+
+    def forward(self, x):
+        return x.repeat(1, 4, 1, 1)
+
+
+class GroupPool(nn.Module):
+    """The largest of four copies, [B, 4 C, H, W] -> [B, C, H, W]."""
+
+    def forward(self, x):
+        return x.unflatten(1, (4, -1)).amax(1)
+
+
+class GroupConv(nn.Module):
+    """Group convolution for p4 in the image's frame, [B, 4 C, H, W] -> [B, 4 D, H', W']:
+      F'_k = bias + sum_j (rot90^k psi_{(j-k) mod 4}) * F_j, only j = k without `mix`.
+    weight psi [D, C/groups, 4 or 1, k, k], bias [D]."""
+
+    def __init__(self, channels, out, kernel=3, padding=0, padding_mode="zeros", groups=1,
+                 mix=True, bias=True):
+        super().__init__()
+        self.kernel, self.padding, self.padding_mode = kernel, padding, padding_mode
+        self.groups, self.mix = groups, mix
+        copies = 4 if mix else 1
+        bound = 1 / math.sqrt(channels // groups * copies * kernel**2)
+        self.weight = _uniform((out, channels // groups, copies, kernel, kernel), bound)
+        self.register_parameter("bias", _uniform((out,), bound) if bias else None)
+
+    def forward(self, x):
+        copies = _padded(x, self.padding, self.padding_mode).unflatten(1, (4, -1)).unbind(1)
+        out = []
+        for k in range(4):
+            terms = [(copies[j], (j - k) % 4) for j in range(4)] if self.mix else [(copies[k], 0)]
+            out.append(sum(F.conv2d(c, self.weight[:, :, r].rot90(k, (2, 3)), groups=self.groups)
+                           for c, r in terms))
+            if self.bias is not None:
+                out[-1] = out[-1] + self.bias[:, None, None]
+        return torch.cat(out, 1)
+
+
+def _padded(x, padding, mode):
+    return F.pad(x, (padding,) * 4, "circular" if mode == "circular" else "constant")
 
 
 class Bias(nn.Module):
@@ -331,6 +466,81 @@ def _factored_fc(k, shape, where):
     _expect_size((k["out"], math.prod(shape)), f"{where}: U")  # V is no larger
     module = FactoredFC(shape, k["out"], stride, k["bias"])
     return module, module.out_shape
+
+
+def _anchors(k, where):
+    ratio, omega = _number(k["anchors"], where, "anchors"), _number(k["omega"], where, "omega")
+    _expect(0 < ratio <= 1, where, "anchors", ratio, "0 < anchors <= 1")
+    _expect(omega > 0, where, "omega", omega, "a number above 0")
+    return {"anchors": ratio, "omega": omega, "learn_omega": k["learn_omega"]}
+
+
+def _square(k, shape, where):
+    """Kernel and padding of a convolution at stride 1 over square kernels, and its sides."""
+    _expect_rank(shape, 3, where)
+    kernel = _count(k["kernel"], where, "kernel")
+    padding, mode = _count(k["padding"], where, "padding", 0), k["padding_mode"]
+    _expect(mode in ("zeros", "circular"), where, "padding_mode", mode, '"zeros" or "circular"')
+    if mode == "circular" and padding > min(shape[1:]):
+        raise NetworkError(f"{where}: circular padding {padding} is larger than the image "
+                           f"{list(shape[1:])}")
+    sides = _window(shape[1:], (kernel,) * 2, (1, 1), (padding,) * 2, (1, 1), where)
+    return {"kernel": kernel, "padding": padding, "padding_mode": mode}, sides
+
+
+_ANCHORS = {"anchors": 0.5, "omega": 1.0, "learn_omega": False}
+
+
+@_layer("sparse_conv", out=REQUIRED, kernel=REQUIRED, padding=0, padding_mode="zeros", bias=True,
+        **_ANCHORS)
+def _sparse_conv(k, shape, where):
+    geometry, sides = _square(k, shape, where)
+    _expect_size((k["out"], shape[0], geometry["kernel"], geometry["kernel"]), f"{where}: weight")
+    module = SparseConv(shape[0], k["out"], **geometry, **_anchors(k, where), bias=k["bias"])
+    return module, (k["out"], *sides)
+
+
+@_layer("sparse_fc", out=REQUIRED, stride=1, bias=True, **_ANCHORS)
+def _sparse_fc(k, shape, where):
+    stride = _stride(k, shape, where)
+    _expect_size((k["out"], math.prod(shape)), f"{where}: U")
+    _expect_size((math.prod(shape[1:]),) * 2, f"{where}: distances")
+    module = SparseFC(shape, k["out"], stride, **_anchors(k, where), bias=k["bias"])
+    return module, module.out_shape
+
+
+def _copied_channels(shape, where):
+    _expect_rank(shape, 3, where)
+    if shape[0] % 4:
+        raise NetworkError(f"{where}: needs an input [4 C, H, W], four copies of C channels, got "
+                           f"{list(shape)}; a group_lift layer makes one")
+    return shape[0] // 4
+
+
+@_layer("group_lift")
+def _group_lift(k, shape, where):
+    _expect_rank(shape, 3, where)
+    return GroupLift(), (4 * shape[0], *shape[1:])
+
+
+@_layer("group_pool")
+def _group_pool(k, shape, where):
+    return GroupPool(), (_copied_channels(shape, where), *shape[1:])
+
+
+@_layer("group_conv", out=REQUIRED, kernel=3, padding=0, padding_mode="zeros", groups=1, mix=True,
+        bias=True)
+def _group_conv(k, shape, where):
+    channels = _copied_channels(shape, where)
+    geometry, sides = _square(k, shape, where)
+    kernel, groups = geometry["kernel"], k["groups"]
+    _expect(kernel % 2 == 1, where, "kernel", kernel, "an odd number")
+    if channels % groups or k["out"] % groups:
+        raise NetworkError(f"{where}: groups = {groups} must divide the {channels} input and "
+                           f"{k['out']} output channels")
+    _expect_size((4 * k["out"], 4 * channels // groups, kernel, kernel), f"{where}: kernel")
+    module = GroupConv(channels, k["out"], **geometry, groups=groups, mix=k["mix"], bias=k["bias"])
+    return module, (4 * k["out"], *sides)
 
 
 @_layer("polyphase", stride=2)
@@ -561,7 +771,8 @@ def _nearest(name, known):
 # ---------------------------------------------------------------- module -> network file
 
 _PLAIN = {nn.ReLU: "relu", nn.Tanh: "tanh", nn.Sigmoid: "sigmoid", nn.SiLU: "silu",
-          GlobalAvgPool: "global_avgpool", Bias: "bias", Scale: "scale"}
+          GlobalAvgPool: "global_avgpool", Bias: "bias", Scale: "scale", GroupLift: "group_lift",
+          GroupPool: "group_pool"}
 
 
 def _is_list(module):
@@ -668,6 +879,17 @@ def _table(module):
     if kind is FactoredFC:
         return {"type": "factored_fc", "out": module.out_shape[0], "stride": module.stride,
                 "bias": module.bias_U is not None}
+    if kind is SparseConv:
+        return {"type": "sparse_conv", "out": module.weight.shape[0], "kernel": module.kernel,
+                "padding": module.padding, "padding_mode": module.padding_mode,
+                "bias": module.bias is not None, **module.keys()}
+    if kind is SparseFC:
+        return {"type": "sparse_fc", "out": module.out_shape[0], "stride": module.stride,
+                "bias": module[1].bias_U is not None, **module[0].keys()}
+    if kind is GroupConv:
+        return {"type": "group_conv", "out": module.weight.shape[0], "kernel": module.kernel,
+                "padding": module.padding, "padding_mode": module.padding_mode,
+                "groups": module.groups, "mix": module.mix, "bias": module.bias is not None}
     if kind is Polyphase:
         return {"type": "polyphase", "stride": module.stride}
     raise NetworkError(f"{kind.__name__}: no layer type of a network file is this module"

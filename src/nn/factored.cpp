@@ -74,26 +74,35 @@ class FactoredFullyConnected::Map : public LinearMap {
 };
 
 FactoredFullyConnected::FactoredFullyConnected(std::vector<int64_t> input,
-                                               std::vector<int64_t> output, bool bias)
+                                               std::vector<int64_t> output, bool bias_u,
+                                               bool bias_v)
     : input_(std::move(input)), output_(std::move(output)) {
   const auto c = input_[0], d = output_[0];
   const auto x = c10::multiply_integers(input_) / c, y = c10::multiply_integers(output_) / d;
   const double u_bound = std::sqrt(3.0 / static_cast<double>(x));
   const double v_bound = std::sqrt(3.0 / static_cast<double>(c));
   const auto u = register_parameter("U", torch::empty({d, c * x}).uniform_(-u_bound, u_bound));
-  std::unique_ptr<Block> bias_u, bias_v;
-  if (bias)
-    bias_u = std::make_unique<BiasBlock>(register_parameter("bias_U", torch::zeros({d})),
-                                         std::vector<int64_t>{d}, BiasBlock::Axis::kLast);
+  std::unique_ptr<Block> shift_u, shift_v;
+  if (bias_u)
+    shift_u = std::make_unique<BiasBlock>(register_parameter("bias_U", torch::zeros({d})),
+                                          std::vector<int64_t>{d}, BiasBlock::Axis::kLast);
   const auto v = register_parameter("V", torch::empty({y, d * c}).uniform_(-v_bound, v_bound));
-  if (bias)
-    bias_v = std::make_unique<BiasBlock>(register_parameter("bias_V", torch::zeros({y})),
-                                         std::vector<int64_t>{y}, BiasBlock::Axis::kLast);
-  first_ = std::make_unique<Map>(std::make_unique<InputFactorBlock>(u, c), std::move(bias_u));
-  second_ = std::make_unique<Map>(std::make_unique<OutputFactorBlock>(v, d), std::move(bias_v));
+  if (bias_v)
+    shift_v = std::make_unique<BiasBlock>(register_parameter("bias_V", torch::zeros({y})),
+                                          std::vector<int64_t>{y}, BiasBlock::Axis::kLast);
+  first_ = std::make_unique<Map>(std::make_unique<InputFactorBlock>(u, c), std::move(shift_u));
+  second_ = std::make_unique<Map>(std::make_unique<OutputFactorBlock>(v, d), std::move(shift_v));
 }
 
 FactoredFullyConnected::~FactoredFullyConnected() = default;
+
+void FactoredFullyConnected::set_feature_powers(double u, double v) {
+  torch::NoGradGuard no_grad;
+  for (const auto& [map, power] : {std::pair(first_.get(), u), std::pair(second_.get(), v)}) {
+    map->weight_block().feature_power = power;
+    Tensor(map->weight_block().weight()).div_(std::sqrt(power));
+  }
+}
 
 Tensor FactoredFullyConnected::forward(const Tensor& x, Tape* tape) const {
   if (tape) tape->children.resize(2);

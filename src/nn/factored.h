@@ -16,7 +16,8 @@ class FactoredFullyConnected : public Layer {
  public:
   /// input {C, H, W}, output {D, H', W'}. U ~ U(+-sqrt(3/X)), V ~ U(+-sqrt(3/C)), biases 0: unit
   /// variance is kept.
-  FactoredFullyConnected(std::vector<int64_t> input, std::vector<int64_t> output, bool bias = true);
+  FactoredFullyConnected(std::vector<int64_t> input, std::vector<int64_t> output,
+                         bool bias_u = true, bool bias_v = true);
   ~FactoredFullyConnected() override;
 
   Tensor forward(const Tensor& x, Tape* tape) const override;
@@ -25,6 +26,9 @@ class FactoredFullyConnected : public Layer {
   Tensor jvp(const Tensor& dx, const Tape& tape, const Tangents& tangents) const override;
   void visit_blocks(const std::function<void(Block&)>& visit) override;
   bool flattens_images() const override { return true; }
+
+  /// Block::feature_power of U and V, and fresh weights that go with them.
+  void set_feature_powers(double u, double v);
 
  private:
   class Map;

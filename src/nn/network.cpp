@@ -4,8 +4,10 @@
 #include "core/nearest.h"
 #include "io/config.h"
 #include "nn/affine.h"
+#include "nn/anchors.h"
 #include "nn/convolution.h"
 #include "nn/factored.h"
+#include "nn/group_convolution.h"
 #include "nn/layer_table.h"
 #include "nn/linear.h"
 #include "nn/pointwise.h"
@@ -157,6 +159,103 @@ Made make_factored_fc(Request& r) {
   return std::make_shared<FactoredFullyConnected>(in, r.shape, r.table.boolean("bias", true));
 }
 
+AnchorOptions anchor_options(Request& r) {
+  AnchorOptions options;
+  options.ratio = r.table.number("anchors", options.ratio, "0 < anchors <= 1",
+                                 [](double value) { return value > 0 && value <= 1; });
+  options.omega = r.table.number("omega", options.omega, "a finite number above 0",
+                                 [](double value) { return value > 0; });
+  options.learns = r.table.boolean("learn_omega", options.learns);
+  return options;
+}
+
+/// "kernel" k, "padding" and "padding_mode" of a convolution at stride 1 over square kernels.
+ConvGeometry square_geometry(Request& r, std::optional<int64_t> kernel) {
+  ConvGeometry geometry;
+  const auto k = r.table.integer("kernel", kernel), padding = r.table.integer("padding", 0, 0);
+  geometry.kernel = {k, k};
+  geometry.padding = {padding, padding};
+  geometry.circular = r.table.choice("padding_mode", {"zeros", "circular"}) == "circular";
+  if (geometry.circular && (padding > r.shape[1] || padding > r.shape[2]))
+    r.table.fail(fmt::format("padding {} wraps around the input {} more than once", padding,
+                             shape_text(r.shape)));
+  const auto [h, w] = geometry.output_size(r.shape[1], r.shape[2]);
+  if (h < 1 || w < 1)
+    r.table.fail(fmt::format("kernel {}x{} does not fit into the padded input {}", k, k,
+                             shape_text(r.shape)));
+  return geometry;
+}
+
+Made make_sparse_conv(Request& r) {
+  expect_image(r);
+  const auto out = r.table.width("out", r.classes), in = r.shape[0];
+  const auto geometry = square_geometry(r, {});
+  const auto options = anchor_options(r);
+  expect_size(r.table, "weight", {out, in, geometry.kernel[0], geometry.kernel[1]});
+  const auto [h, w] = geometry.output_size(r.shape[1], r.shape[2]);
+  r.shape = {out, h, w};
+  return std::make_shared<SparseConv2d>(in, out, geometry, options, r.table.boolean("bias", true));
+}
+
+Made make_sparse_fc(Request& r) {
+  const auto in = r.shape;
+  r.shape = subsampled(r);
+  const auto options = anchor_options(r);
+  expect_size(r.table, "U", {r.shape[0], c10::multiply_integers(in)});
+  for (const auto& map : {in, r.shape})  // distances between all points of a map
+    expect_size(r.table, "distances", {map[1] * map[2], map[1] * map[2]});
+  return std::make_shared<SparseFullyConnected>(in, r.shape, options,
+                                                r.table.boolean("bias", true));
+}
+
+/// C of an input [4 C, H, W].
+int64_t copied_channels(const Request& r) {
+  expect_image(r);
+  if (r.shape[0] % 4 != 0)
+    r.table.fail(
+        fmt::format("expected an input [4 C, H, W], four copies of C channels, got {}; a "
+                    "group_lift layer makes one",
+                    shape_text(r.shape)));
+  return r.shape[0] / 4;
+}
+
+Made make_group_conv(Request& r) {
+  const auto in = copied_channels(r);
+  const auto out = r.table.width("out", r.classes);
+  const auto geometry = square_geometry(r, 3);
+  GroupConv2d::Options options;
+  options.kernel = geometry.kernel[0];
+  if (options.kernel % 2 == 0)
+    r.table.fail(
+        fmt::format("kernel: expected an odd number, found {}: an even one turns about no "
+                    "pixel",
+                    options.kernel));
+  options.padding = geometry.padding[0];
+  options.circular = geometry.circular;
+  options.groups = r.table.integer("groups", 1);
+  options.mix = r.table.boolean("mix", true);
+  options.bias = r.table.boolean("bias", true);
+  if (in % options.groups != 0 || out % options.groups != 0)
+    r.table.fail(fmt::format("groups = {} divides not both {} inputs and {} outputs",
+                             options.groups, in, out));
+  expect_size(r.table, "kernel",
+              {4 * out, 4 * in / options.groups, options.kernel, options.kernel});
+  const auto [h, w] = geometry.output_size(r.shape[1], r.shape[2]);
+  r.shape = {4 * out, h, w};
+  return std::make_shared<GroupConv2d>(in, out, options);
+}
+
+Made make_group_lift(Request& r) {
+  expect_image(r);
+  r.shape[0] *= 4;
+  return std::make_shared<GroupLift>();
+}
+
+Made make_group_pool(Request& r) {
+  r.shape[0] = copied_channels(r);
+  return std::make_shared<GroupPool>();
+}
+
 Made make_polyphase(Request& r) {
   expect_image(r);
   const auto stride = r.table.integer("stride", 2, 2);
@@ -292,6 +391,11 @@ const std::map<std::string, Builder>& builders() {
         {"conv1d", make_conv1d},
         {"fc", make_fc},
         {"factored_fc", make_factored_fc},
+        {"sparse_conv", make_sparse_conv},
+        {"sparse_fc", make_sparse_fc},
+        {"group_lift", make_group_lift},
+        {"group_conv", make_group_conv},
+        {"group_pool", make_group_pool},
         {"polyphase", make_polyphase},
         {"maxpool", make_pool<MaxPool>},
         {"avgpool", make_pool<AvgPool>},

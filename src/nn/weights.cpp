@@ -29,6 +29,10 @@ std::map<std::string, Tensor> state(const Network& network) {
   return tensors;
 }
 
+double fan_in_of(const Block& block) {
+  return static_cast<double>(block.value().size(2)) * block.feature_power;
+}
+
 /// v_k of every block in a pathway.
 std::map<const Block*, double> pathway_gains(Network& network, double lean) {
   std::map<const Block*, double> gains;
@@ -99,9 +103,8 @@ void initialise(Network& network, const Stream& stream, double lean) {
   for (auto* block : named_blocks(network)) {
     // Norms and scalar layers keep their ones, and the zeros of their biases.
     if (dynamic_cast<const ScaleBlock*>(&block->one_use())) continue;
-    const auto shape = block->value().sizes().vec();
     const auto gain = gains.find(&block->one_use());
-    const auto fan_in = static_cast<double>(shape[2]);
+    const auto fan_in = fan_in_of(*block);
     const auto fresh = torch::empty(block->weight().sizes(), torch::kFloat64);
     const auto generator = [&](const Block& of) {
       return at::make_generator<at::CPUGeneratorImpl>(stream.split(of.name).key());
@@ -129,7 +132,7 @@ std::vector<double> matched_precisions(Network& network, double lean) {
   std::vector<double> out;
   for (const auto* block : named_blocks(network)) {
     const auto gain = gains.find(&block->one_use());
-    const auto fan_in = static_cast<double>(block->value().size(2));
+    const auto fan_in = fan_in_of(*block);
     out.push_back(block->is_bias ? 1.0 : fan_in / 2 / (gain == gains.end() ? 1.0 : gain->second));
   }
   return out;

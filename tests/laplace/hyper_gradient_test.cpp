@@ -140,7 +140,7 @@ TEST_CASE(
 namespace {
 
 /// Gradients of the surrogate in leaves against central differences of the evidence fitted anew.
-void check_leaves(const Problem& p, const std::vector<Tensor>& leaves) {
+void check_leaves(const Problem& p, const std::vector<Tensor>& leaves, double h = 1e-5) {
   const auto at = p.fit(p.data.x);
   const auto cotangents = log_det_cotangents(at, *p.likelihood, p.priors, p.temperature);
   evidence_surrogate(*p.network, *p.likelihood, p.data, at, cotangents, p.options).backward();
@@ -154,7 +154,6 @@ void check_leaves(const Problem& p, const std::vector<Tensor>& leaves) {
       leaf.sub_(step);
       return value;
     };
-    constexpr double h = 1e-5;
     REQUIRE(leaf.grad().defined());
     CHECK(leaf.grad().item<double>() ==
           Approx((evidence_at(h) - evidence_at(-h)) / (2 * h)).epsilon(2e-6));
@@ -209,6 +208,30 @@ TEST_CASE("a hyper-parameter below the chosen blocks, and one that is a paramete
   p.options.only = {"3"};
   set_priors(p);
   check_leaves(p, {net.middle->log_bandwidth, net.last->log_bandwidth});
+}
+
+TEST_CASE("the evidence's gradient in the bandwidth of anchors", "[hyper]") {
+  for (const std::string layer :
+       {"{ type = 'sparse_conv', out = 3, kernel = 3, padding = 1, padding_mode = 'circular', "
+        "learn_omega = true }, { type = 'polyphase' }",
+        "{ type = 'sparse_fc', out = 3, stride = 2, learn_omega = true }",
+        "{ type = 'sum', of = [{ type = 'sparse_fc', out = 3, learn_omega = true }, "
+        "{ type = 'sparse_conv', out = 3, kernel = 3, padding = 1, learn_omega = true }] }"})
+    for (const auto sharing : {Sharing::kExpand, Sharing::kReduce}) {
+      CAPTURE(layer, static_cast<int>(sharing));
+      auto p = problem_of(
+          network_of("input = [2, 4, 4]\nlayer = [" + layer +
+                     ", { type = 'tanh' }, { type = 'flatten' }, { type = 'linear', out = 3 }]"),
+          random_tensor({6, 2, 4, 4}, 2), "classification");
+      randomise(*p.network, 3);
+      p.options.sharing = sharing;
+      set_priors(p);
+      std::vector<Tensor> leaves;
+      for (const auto& item : p.network->named_parameters())
+        if (item.key().ends_with("log_omega")) leaves.push_back(item.value());
+      REQUIRE(!leaves.empty());
+      check_leaves(p, leaves, 1e-6);
+    }
 }
 
 TEST_CASE("a float32 network has the gradient of a float64 one", "[hyper]") {

@@ -33,6 +33,15 @@ TEST_CASE("eight-block networks have the published number of parameters", "[nn]"
       {{"factored_fc", "conv"}, 1, 2, 10, 75421, 52},
       {{"conv"}, 1, 2, 40, 18636, 20},
       {{"factored_fc", "conv"}, 1, 2, 40, 79291, 52},
+      {{"sparse_fc"}, 3, 10, 10, 831820, 28},
+      {{"sparse_conv 0.8"}, 3, 10, 10, 287910, 20},
+      {{"sparse_fc", "sparse_conv 0.5"}, 3, 10, 10, 933990, 44},
+      {{"group_conv"}, 3, 10, 10, 1025380, 20},
+      {{"separable"}, 3, 10, 10, 214550, 36},
+      {{"depth_separable"}, 3, 10, 10, 139725, 52},
+      {{"group_conv"}, 3, 6, 10, 371200, 20},
+      {{"separable"}, 3, 13, 10, 358463, 36},
+      {{"depth_separable"}, 3, 16, 10, 346215, 52},
   };
   for (const auto& c : counts) {
     CAPTURE(c.paths, c.in_channels, c.alpha, c.classes);
@@ -45,6 +54,59 @@ TEST_CASE("eight-block networks have the published number of parameters", "[nn]"
     CHECK(named_blocks(*network).size() == c.tensors);
     CHECK(network->outputs() == c.classes);
   }
+}
+
+TEST_CASE("the mixer has the published number of parameters", "[nn]") {
+  for (const auto& [in, classes, parameters] :
+       {std::tuple<int64_t, int64_t, int64_t>(1, 10, 1105843),
+        {3, 10, 1237527},
+        {3, 100, 1249137}}) {
+    const auto network = network_of(mixer_network(in, classes));
+    int64_t found = 0;
+    for (const auto& p : network->parameters()) found += p.numel();
+    CHECK(found == parameters);
+  }
+}
+
+TEST_CASE("eight-block group networks are invariant to shifts and quarter turns", "[nn]") {
+  torch::NoGradGuard no_grad;
+  for (const auto* kind : {"group_conv", "separable", "depth_separable", "mixer"}) {
+    CAPTURE(kind);
+    const auto network =
+        network_of(std::string(kind) == "mixer" ? mixer_network(1, 10)
+                                                : eight_block_network({kind}, 1, 2, 10));
+    randomise(*network, 1);
+    for (const auto& item : network->named_parameters())  // of the mixer: FC at zero
+      if (item.key().find(".U") != std::string::npos ||
+          item.key().find("bias_") != std::string::npos ||
+          (std::string(kind) == "mixer" && item.key().find(".1.0.0.") != std::string::npos))
+        item.value().zero_();
+    const auto x = random_tensor({2, 1, 32, 32}, 2);
+    const auto y = network->forward(x);
+    const auto scale = y.abs().max().item<double>();
+    REQUIRE(scale > 0);
+    for (int64_t k = 0; k < 4; ++k)
+      for (const auto& [dy, dx] :
+           {std::pair<int64_t, int64_t>(0, 0), {1, 0}, {0, 1}, {3, 2}, {31, 17}}) {
+        const auto moved = network->forward(x.roll({dy, dx}, {2, 3}).rot90(k, {2, 3}).contiguous());
+        CHECK((moved - y).abs().max().item<double>() <= 1e-11 * scale);
+      }
+    for (int64_t i = 0; i < 2; ++i)
+      CHECK((network->forward(x.narrow(0, i, 1)) - y.narrow(0, i, 1)).abs().max().item<double>() <=
+            1e-12 * scale);
+  }
+}
+
+TEST_CASE("the eight-block S-CONV network is invariant to every shift", "[nn]") {
+  torch::NoGradGuard no_grad;
+  const auto network = network_of(eight_block_network({"sparse_conv 0.8"}, 1, 2, 10));
+  randomise(*network, 1);
+  const auto x = random_tensor({2, 1, 32, 32}, 2);
+  const auto y = network->forward(x);
+  for (int64_t dy = 0; dy < 32; ++dy)
+    for (int64_t dx = 0; dx < 32; ++dx)
+      if (!torch::allclose(network->forward(x.roll({dy, dx}, {2, 3})), y, 1e-11, 1e-11))
+        FAIL_CHECK("shifted by " << dy << ", " << dx);
 }
 
 TEST_CASE("parameters of FC and FC + CONV add up", "[nn]") {

@@ -39,6 +39,31 @@ const std::vector<LayerExample>& layer_examples() {
        "{ type = 'factored_fc', out = 3, stride = 2 }, { type = 'tanh' }"},
       {"factored_fc", "without biases, after a convolution", "[1, 4, 2]",
        conv + "{ type = 'factored_fc', out = 2, stride = 2, bias = false }"},
+      {"sparse_conv", "circular, before a polyphase layer", image,
+       "{ type = 'sparse_conv', out = 3, kernel = 3, padding = 1, padding_mode = 'circular', "
+       "anchors = 0.8 }, { type = 'polyphase' }, { type = 'tanh' }"},
+      {"sparse_conv", "anchors on the grid, no bias, another length", "[2, 3, 4]",
+       "{ type = 'sparse_conv', out = 2, kernel = 2, anchors = 1, omega = 0.6, bias = false }, "
+       "{ type = 'tanh' }"},
+      {"sparse_fc", "stride 2", image,
+       "{ type = 'sparse_fc', out = 3, stride = 2 }, { type = 'tanh' }"},
+      {"sparse_fc", "one anchor, after a convolution", "[1, 2, 2]",
+       conv + "{ type = 'sparse_fc', out = 2, anchors = 0.25, omega = 2, bias = false }"},
+      {"group_lift", "to a convolution over all copies", "[1, 3, 3]",
+       "{ type = 'group_lift' }, { type = 'conv', out = 2, kernel = 2 }, { type = 'tanh' }"},
+      {"group_conv", "over copies, before a polyphase layer", image,
+       "{ type = 'group_lift' }, { type = 'group_conv', out = 2, padding = 1, padding_mode = "
+       "'circular' }, { type = 'polyphase' }, { type = 'tanh' }"},
+      {"group_conv", "each copy by itself", "[1, 4, 3]",
+       "{ type = 'group_lift' }, { type = 'group_conv', out = 2, mix = false }, { type = 'tanh' }"},
+      {"group_conv", "depthwise of both kinds", "[2, 3, 3]",
+       "{ type = 'group_lift' }, "
+       "{ type = 'group_conv', out = 4, padding = 1, groups = 2, mix = false }, "
+       "{ type = 'group_conv', out = 4, kernel = 1, groups = 4, bias = false }, "
+       "{ type = 'tanh' }, { type = 'group_conv', out = 2, kernel = 1, mix = false }"},
+      {"group_pool", "after a group convolution", image,
+       "{ type = 'group_lift' }, { type = 'group_conv', out = 2 }, { type = 'group_pool' }, "
+       "{ type = 'tanh' }"},
       {"polyphase", "stride 2", image, conv + "{ type = 'polyphase' }, { type = 'tanh' }"},
       {"polyphase", "stride 3", "[1, 3, 6]", conv + "{ type = 'polyphase', stride = 3 }"},
       {"maxpool", "overlapping, padded", "[1, 5, 4]",
