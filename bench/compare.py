@@ -9,9 +9,10 @@ wall clock's beside it. `error` is the relative difference of what the code comp
 float64 value. `base` is the memory of the process once it has read network and data, `peak` the
 most it had until the end of its stage.
 
-A second table says what bounds ours: flops of a pass over the data by plan_curvature against those of a 2048^3 sgemm in the same run; bytes as if every activation and
-cotangent were written once and read once, against a copy; and the part of the time in eigenvalues,
-outside the pass. A third has the aims (bench/targets.py). All answers go to --json.
+A second table says what bounds ours: flops of a pass over the data by plan_curvature against those
+of a 2048^3 sgemm in the same run; bytes as if every activation and cotangent were written once and
+read once, against a copy; and the part of the time in eigenvalues, outside the pass. A third has
+the aims (bench/targets.py). All answers go to --json.
 """
 
 import argparse
