@@ -7,7 +7,7 @@
 
 namespace evariste {
 
-/// --threads, --deterministic, and the device of --device; products in full float32, not TF32.
+/// --threads, --deterministic, and the device of --device.
 torch::Device prepare_torch(const CommandLine& line);
 
 }  // namespace evariste

@@ -99,8 +99,9 @@ class Block {
   bool is_bias = false;
   /// s where the layer behind keeps one of s x s phases of the output [.., H, W] (polyphase).
   int64_t phase_stride = 1;
-  /// Mean square of a feature for inputs of mean square one: fresh weights have the variance
-  /// 1/(J feature_power) where others have 1/J.
+  /// Mean square of a feature for inputs of mean square one, or of what the layer makes of an
+  /// output of mean square one: fresh weights have the variance 1/(J feature_power) where others
+  /// have 1/J.
   double feature_power = 1;
 
  protected:

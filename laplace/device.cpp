@@ -1,8 +1,10 @@
 #include "laplace/device.h"
 
+#include <ATen/Context.h>
 #include <dlfcn.h>
 #include <torch/cuda.h>
 
+#include <cstdlib>
 #include <regex>
 
 #include "core/error.h"
@@ -32,12 +34,15 @@ torch::Device open_device(const std::string& name) {
   std::smatch match;
   if (name == "cpu") return torch::kCPU;
   if (!std::regex_match(name, match, kCuda))
-    throw UsageError(fmt::format("--device {}: expected cpu, cuda or cuda:INDEX", name));
-  if (!has_cuda()) throw UsageError(fmt::format("--device {}: {}; use cpu", name, cuda_refusal()));
-  const auto index = match[2].matched ? std::stoi(match[2]) : 0;
+    throw UsageError(fmt::format("device {}: expected cpu, cuda or cuda:INDEX", name));
+  if (!has_cuda()) throw UsageError(fmt::format("device {}: {}; use cpu", name, cuda_refusal()));
+  at::globalContext().setAllowTF32CuBLAS(false);
+  at::globalContext().setAllowTF32CuDNN(false);
   const auto count = static_cast<int>(torch::cuda::device_count());
+  const char* local = std::getenv("LOCAL_RANK");  // of torchrun
+  const auto index = match[2].matched ? std::stoi(match[2]) : local ? std::atoi(local) % count : 0;
   if (index >= count)
-    throw UsageError(fmt::format("--device {}: there {} {} GPU{}, the first is cuda:0", name,
+    throw UsageError(fmt::format("device {}: there {} {} GPU{}, the first is cuda:0", name,
                                  count == 1 ? "is" : "are", count, count == 1 ? "" : "s"));
   return torch::Device(torch::kCUDA, static_cast<torch::DeviceIndex>(index));
 }

@@ -17,7 +17,7 @@ Tensor seen_by_prior(const Block& block) { return value64(block).cpu(); }
 
 Tensor precision_of(const Prior& prior, const Tensor& theta, const Block& block) {
   const auto precision = prior.precision(theta).detach();
-  return precision.numel() == 1 ? precision : precision.to(block.value().device());
+  return precision.dim() == 0 ? precision : precision.to(block.value().device());
 }
 
 double Evidence::effective_dimension() const {

@@ -186,7 +186,8 @@ int64_t KronCurvature::decompose(bool bases, torch::ScalarType arithmetic,
   const auto threads = static_cast<int64_t>(at::get_num_threads());
   const auto whole = std::accumulate(costs.begin(), costs.end(), 0.0);
   const auto largest = costs.empty() ? 0.0 : *std::max_element(costs.begin(), costs.end());
-  const bool is_shared = threads > 1 && largest * static_cast<double>(threads) <= whole;
+  const bool on_cpu = blocks_.empty() || blocks_[0]->value().is_cpu();
+  const bool is_shared = on_cpu && threads > 1 && largest * static_cast<double>(threads) <= whole;
   const auto thread_of = deal_out(costs, is_shared ? threads : 1);
   const auto work = [&](int64_t thread) {
     for (size_t i = 0; i < costs.size(); ++i)
@@ -241,15 +242,19 @@ std::string_view KronCurvature::structure() const {
 
 namespace {
 
-/// Eigenvalues that agree up to rounding have no eigenvectors of their own: any rotation among them
-/// is as good. The mean of what is seen along them depends on none. `spectra` [Q, . ., D], values
-/// [Q, D] ascending.
-Tensor averaged_over_equals(const Tensor& spectra, const SymmetricFactor& side) {
-  const double tolerance = side.basis.scalar_type() == torch::kFloat64 ? 1e-9 : 1e-5;
+/// Eigenvalues that agree up to the rounding of the network's sums have no eigenvectors of their
+/// own: any rotation among them is as good. The mean of what is seen along them depends on none.
+/// `spectra` [Q, ., D], neighbours in values [Q, D] next to each other.
+Tensor averaged_over_equals(const Tensor& spectra, const SymmetricFactor& side,
+                            torch::ScalarType type) {
+  const double rounding = type == torch::kFloat64 ? 1e-13 : 1e-6;
+  constexpr double kNear = 1e-3;  // no further apart than this, however small they are
   const auto d = side.values.size(1);
   if (d < 2) return spectra;
   const auto above = side.values.narrow(1, 1, d - 1), below = side.values.narrow(1, 0, d - 1);
-  const auto starts = (above - below > tolerance * above).to(torch::kInt64);
+  const auto apart =
+      torch::minimum(rounding * side.values.amax(1, true), kNear * torch::maximum(above, below));
+  const auto starts = ((above - below).abs() > apart).to(torch::kInt64);
   if (starts.sum().item<int64_t>() == starts.numel()) return spectra;
   const auto group =
       torch::cat({torch::zeros({starts.size(0), 1}, starts.options()), starts.cumsum(1)}, 1);
@@ -265,8 +270,10 @@ Tensor averaged_over_equals(const Tensor& spectra, const SymmetricFactor& side) 
 void KronCurvature::set_spectra(std::vector<Tensor> spectra) {
   for (size_t m = 0; m < factors_.size(); ++m) {
     auto& f = factors_[m];
-    spectra[m] = averaged_over_equals(spectra[m], f.a);
-    spectra[m] = averaged_over_equals(spectra[m].transpose(1, 2), f.b).transpose(1, 2).contiguous();
+    const auto type = blocks_[m]->value().scalar_type();
+    spectra[m] = averaged_over_equals(spectra[m], f.a, type);
+    spectra[m] =
+        averaged_over_equals(spectra[m].transpose(1, 2), f.b, type).transpose(1, 2).contiguous();
     const auto product = (f.a.traces() * f.b.traces()).sum().item<double>();
     const auto exact = spectra[m].sum().item<double>();
     if (exact > 0 && product > 0) trace_ratios_[m] = product / exact;

@@ -7,7 +7,7 @@
 // factor of 50, differently per pathway; one exact number per block repairs it. c_m = 1 without it.
 // EKFAC (George et al. 2018) repairs every eigenvalue: in the basis U_B (x) U_A the diagonal is
 //   s_ij = sum_{n,r} (U_B^T G_nr U_A)_ij^2,
-// the best one in Frobenius norm for that basis.
+// the best one in Frobenius norm for that basis among those that are equal over equal eigenvalues.
 #pragma once
 
 #include "laplace/curvature.h"

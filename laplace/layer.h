@@ -69,7 +69,8 @@ class Layer : public torch::nn::Module {
 
   /// g [R, n, ...] at the output -> [R, n, ...] at the input, or an undefined tensor unless
   /// `needs_input`. Reports every block to `sink`, once: layers that use their body several times
-  /// report RepeatedBlocks, which they visit too.
+  /// report RepeatedBlocks, which they visit too. A layer that reports blocks of its own in place
+  /// of its children's hands them a sink whose `wants` asks for its own.
   virtual Tensor backward(const Tensor& g, const Tape& tape, const Sink& sink,
                           bool needs_input) const = 0;
 

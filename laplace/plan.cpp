@@ -161,8 +161,11 @@ CurvaturePlan plan_curvature(Layer& network, const Likelihood& likelihood, const
   const bool is_joint_matrix =
       options.structure == Structure::kFull || options.structure == Structure::kLastLayer;
 
+  const bool is_sketched =
+      options.structure == Structure::kKron && options.correction == Correction::kSketch;
+  const double sketches = is_sketched ? 1 : 0;
   PlannedStage pass{"pass", pass_bytes(network, data, cut.samples, cut.columns),
-                    n * 2 * (forward + columns * backward)};
+                    n * 2 * (forward + (columns + sketches) * backward)};
   pass.bytes += samples * (stacked_x + together * (held + stacked_g)) * element;
   PlannedStage kept{"curvature", 0, 0}, eigen{"eigen", 0, 0};
   double parameters = 0, widest = 0, tile = 0, features = 0;

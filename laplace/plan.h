@@ -20,7 +20,8 @@ struct PlannedStage {
 ///               + the Jacobian of n samples where the structure is dense,
 ///               + the cotangents of all uses of layers that are repeated.
 ///               Flops of all samples: a forward, R backwards down to the lowest block, the sums
-///               of every block; symmetric products are half of what they would be otherwise
+///               of every block; symmetric products are half of what they would be otherwise.
+///               Maps without weights are not counted, nor that a polyphase layer drops positions
 ///   curvature   float64. kron Q (J^2 + O^2) per block, twice with eigenvectors, ekfac P more;
 ///               diag P; block sum P_m^2; full P^2
 ///   eigen       kron 4 D^2 of the widest factor D; block and full 4 P^2 of the largest matrix.

@@ -237,6 +237,9 @@ class SparseFC(nn.Sequential):
         counts = [len(m.anchors) for m in (first, last)]
         factored = FactoredFC((in_shape[0], counts[0], 1), out, 1, bias,
                               out_sides=(counts[1], 1), bias_v=False)
+        with torch.no_grad():  # unit variance again, seen at anchors and at pixels
+            factored.U /= math.sqrt(first.psi().square().sum().item() / counts[0])
+            factored.V /= math.sqrt(last.psi().square().sum().item() / math.prod(sides))
         super().__init__(first, factored, last)
         self.out_shape, self.stride = (out, *sides), stride
 
@@ -496,6 +499,7 @@ _ANCHORS = {"anchors": 0.5, "omega": 1.0, "learn_omega": False}
 def _sparse_conv(k, shape, where):
     geometry, sides = _square(k, shape, where)
     _expect_size((k["out"], shape[0], geometry["kernel"], geometry["kernel"]), f"{where}: weight")
+    _expect_size((geometry["kernel"] ** 2,) * 2, f"{where}: distances")
     module = SparseConv(shape[0], k["out"], **geometry, **_anchors(k, where), bias=k["bias"])
     return module, (k["out"], *sides)
 

@@ -25,7 +25,7 @@ Json test_json(const Metrics& metrics, bool is_regression) {
 
 Json rows_json(const Tensor& matrix) {
   auto rows = Json::array();
-  const auto data = matrix.to(torch::kFloat64).contiguous();
+  const auto data = matrix.cpu().to(torch::kFloat64).contiguous();
   for (int64_t i = 0; i < data.size(0); ++i) {
     const auto* row = data.data_ptr<double>() + i * data.size(1);
     rows.push_back(std::vector<double>(row, row + data.size(1)));

@@ -33,6 +33,11 @@ Tensor registered_omega(torch::nn::Module& layer, const AnchorOptions& options) 
                         : layer.register_buffer("log_omega", value);
 }
 
+/// As the weights beside them are, until the network is converted.
+Tensor float_anchors(int64_t height, int64_t width, const AnchorOptions& options) {
+  return AnchorBasis::anchors(height, width, options.ratio).to(torch::kFloat32);
+}
+
 class SparseConvBlock : public ExpandedConvBlock {
  public:
   SparseConvBlock(const Tensor& u, const ConvGeometry& geometry, AnchorBasis basis)
@@ -51,9 +56,11 @@ class SparseConvBlock : public ExpandedConvBlock {
   }
 
  protected:
+  std::vector<int64_t> kernel_sizes() const override {
+    return {shape_[0], shape_[1], geometry_.kernel[0], geometry_.kernel[1]};
+  }
   Tensor kernel(const Tensor& matrix) const override {
-    const auto [kh, kw] = geometry_.kernel;
-    return matrix.reshape(shape_).matmul(basis_(matrix)).view({shape_[0], shape_[1], kh, kw});
+    return matrix.reshape(shape_).matmul(basis_(matrix)).view(kernel_sizes());
   }
   Tensor pull_back(const Tensor& kernel) const override {
     return to_matrix(kernel.flatten(2).matmul(basis_(kernel).t()));
@@ -131,13 +138,13 @@ Tensor AnchorBasis::operator()(const Tensor& like) const {
 
 double AnchorBasis::power() const {
   torch::NoGradGuard no_grad;
-  return interpolation().square().sum().item<double>();
+  return (*this)(torch::empty({}, torch::kFloat64)).square().sum().item<double>();
 }
 
 SparseConv2d::SparseConv2d(int64_t inputs, int64_t outputs, const ConvGeometry& geometry,
                            const AnchorOptions& options, bool bias) {
   const auto [kh, kw] = geometry.kernel;
-  AnchorBasis basis(kh, kw, register_buffer("anchors", AnchorBasis::anchors(kh, kw, options.ratio)),
+  AnchorBasis basis(kh, kw, register_buffer("anchors", float_anchors(kh, kw, options)),
                     registered_omega(*this, options));
   const double bound = 1 / std::sqrt(static_cast<double>(inputs) * basis.power());
   const auto u = register_parameter(
@@ -152,8 +159,7 @@ SparseConv2d::SparseConv2d(int64_t inputs, int64_t outputs, const ConvGeometry& 
 
 AnchorMap::AnchorMap(To to, int64_t height, int64_t width, const AnchorOptions& options)
     : to_(to), height_(height), width_(width) {
-  const auto anchors =
-      register_buffer("anchors", AnchorBasis::anchors(height, width, options.ratio));
+  const auto anchors = register_buffer("anchors", float_anchors(height, width, options));
   basis_ = std::make_unique<AnchorBasis>(height, width, anchors, registered_omega(*this, options));
 }
 

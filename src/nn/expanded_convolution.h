@@ -26,7 +26,9 @@ class ExpandedConvBlock : public Block {
   double input_gram_flops(const Tensor& x) const override;
 
  protected:
-  /// E(W): [Q, O, J] -> the kernel [outputs, inputs/groups, kh, kw].
+  /// [outputs, inputs/groups, kh, kw] of the whole convolution.
+  virtual std::vector<int64_t> kernel_sizes() const = 0;
+  /// E(W): [Q, O, J] -> the kernel.
   virtual Tensor kernel(const Tensor& matrix) const = 0;
   /// The transpose of `kernel`.
   virtual Tensor pull_back(const Tensor& kernel) const = 0;
@@ -39,6 +41,10 @@ class ExpandedConvBlock : public Block {
   virtual Tensor leave(const Tensor& y) const { return y; }
 
   const ConvGeometry geometry_;
+
+ private:
+  /// A kernel for what looks at its sizes alone.
+  Tensor any_kernel() const;
 };
 
 }  // namespace evariste

@@ -41,6 +41,10 @@ class GroupConvBlock : public ExpandedConvBlock {
   }
 
  protected:
+  std::vector<int64_t> kernel_sizes() const override {
+    return {kCopies * shape_[0], shape_[1] * shape_[2], shape_[3], shape_[4]};
+  }
+
   Tensor kernel(const Tensor& matrix) const override {
     const auto psi = matrix.reshape(shape_);
     std::vector<Tensor> parts;
@@ -48,7 +52,7 @@ class GroupConvBlock : public ExpandedConvBlock {
     auto all = torch::stack(parts);  // [k, D, C/g, j, kh, kw]
     if (is_dense()) all = all.transpose(2, 3);
     if (has_copies_together()) all = all.transpose(0, 1);
-    return all.reshape({kCopies * shape_[0], shape_[1] * shape_[2], shape_[3], shape_[4]});
+    return all.reshape(kernel_sizes());
   }
 
   Tensor pull_back(const Tensor& kernel) const override {

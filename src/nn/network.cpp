@@ -192,6 +192,8 @@ Made make_sparse_conv(Request& r) {
   const auto geometry = square_geometry(r, {});
   const auto options = anchor_options(r);
   expect_size(r.table, "weight", {out, in, geometry.kernel[0], geometry.kernel[1]});
+  const auto points = geometry.kernel[0] * geometry.kernel[1];
+  expect_size(r.table, "distances", {points, points});
   const auto [h, w] = geometry.output_size(r.shape[1], r.shape[2]);
   r.shape = {out, h, w};
   return std::make_shared<SparseConv2d>(in, out, geometry, options, r.table.boolean("bias", true));

@@ -59,7 +59,7 @@ void balance_signs(Network& network) {
       path->visit_blocks([](Block& block) {
         if (block.is_bias || block.weight().dim() < 2) return;
         const auto rows = block.weight().flatten(1).sum(1);
-        const auto even = torch::arange(rows.size(0)).remainder(2) == 0;
+        const auto even = torch::arange(rows.size(0), rows.device()).remainder(2) == 0;
         const auto sign =
             torch::where((rows > 0) == even, 1.0, -1.0).to(block.weight().scalar_type());
         auto shape = std::vector<int64_t>(block.weight().dim(), 1);

@@ -89,8 +89,9 @@ KfacStep::KfacStep(std::vector<Block*> blocks, const KfacConfig& config)
     parts_.push_back(std::move(part));
   }
   const auto options = blocks.at(0)->weight().options().requires_grad(false);
-  for (auto* flat : {&theta_, &momentum_, &gradient_, &lambda_, &pulls_})
+  for (auto* flat : {&theta_, &momentum_, &gradient_, &lambda_})
     *flat = torch::zeros({total}, options);
+  if (!theta_.is_cpu()) pulls_ = torch::zeros({total}, options);
 }
 
 Tensor KfacStep::view(const Tensor& flat, const Part& part) const {
@@ -132,7 +133,7 @@ void KfacStep::enter(const KronCurvature& curvature, const std::vector<double>& 
     view(momentum_, part).copy_(to_coordinates(view(momentum_, part).clone(), part));
     view(lambda_, part).copy_(curvature.eigenvalues(m));
     part.pull = precisions[m];
-    view(pulls_, part).fill_(part.pull);
+    if (pulls_.defined()) view(pulls_, part).fill_(part.pull);
     part.in_layer = part.count >= kLargeBlock && part.shape[0] == 1 && part.basis_a.defined() &&
                     part.basis_b.defined() &&
                     part.block->set_bases(part.basis_b[0], part.basis_a[0]);

@@ -74,7 +74,7 @@ class KfacStep {
   KfacConfig config_;
   std::vector<Part> parts_;
   std::map<const Block*, size_t> index_;
-  Tensor theta_, momentum_, gradient_, lambda_, pulls_, average_;  // flat [P]
+  Tensor theta_, momentum_, gradient_, lambda_, pulls_, average_;  // flat [P]; pulls_ not on a CPU
   int64_t samples_ = 0, averaged_ = 0, steps_ = 0, clips_ = 0;
   double damping_, clip_sum_ = 0;
   bool inside_ = false;

@@ -95,6 +95,13 @@ TEST_CASE("evidence and predictive of every layer on another device", "[laplace]
         fit_priors_newton(priors, *fit.curvature, newton);
         std::vector<double> out = {evaluate_evidence(fit, likelihood, priors).log_evidence,
                                    plan_curvature(network, likelihood, data, options).bytes()};
+        if (fit.curvature->takes_entry_precisions()) {
+          Priors entries;
+          for (const auto* block : fit.curvature->blocks())
+            entries.emplace_back(DiagonalGaussian(0.7, block->value().sizes()));
+          fit_priors_newton(entries, *fit.curvature, newton);
+          out.push_back(evaluate_evidence(fit, likelihood, entries).log_evidence);
+        }
         const auto checks =
             check_evidence(network, likelihood, data, fit, priors, 1, Stream(3), 2, 2);
         out.insert(out.end(), {checks.newton_decrement, checks.linearised_gap});

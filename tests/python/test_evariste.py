@@ -1,6 +1,7 @@
 """python/evariste.py: network files and modules both ways.
 Run: python tests/python/test_evariste.py"""
 
+import math
 import sys
 import tempfile
 import tomllib
@@ -87,6 +88,25 @@ class NetworkFiles(unittest.TestCase):
         x = torch.randn(4, *input_shape)
         torch.testing.assert_close(copy.eval()(x), module.eval()(x), rtol=0, atol=0)
         return copy, toml.read_text(encoding="utf-8")
+
+    def test_layers_with_anchors_and_of_groups_are_written_as_they_are_read(self):
+        network = self.load("""input = [2, 4, 4]
+layer = [
+  { type = "sparse_conv", out = 3, kernel = 3, padding = 1, padding_mode = "circular", anchors = 0.8, omega = 0.7 },
+  { type = "sparse_fc", out = 2, stride = 2, learn_omega = true },
+  { type = "group_lift" },
+  { type = "group_conv", out = 4, groups = 2, kernel = 1, mix = false },
+  { type = "group_conv", out = 2, padding = 1, bias = false },
+  { type = "group_pool" },
+  { type = "flatten" },
+]
+""")
+        copy, text = self.round_trip(network, (2, 4, 4))
+        for words in ("anchors = 0.8, omega = 0.7", "learn_omega = true", "mix = false"):
+            self.assertIn(words, text)
+        for (name, mine), (_, other) in zip(network.state_dict().items(),
+                                            copy.state_dict().items()):
+            self.assertTrue(torch.equal(mine, other), name)
 
     def test_a_file_with_every_layer_is_written_back_word_for_word(self):
         network = self.load(EVERYTHING)
@@ -318,6 +338,25 @@ class Layers(unittest.TestCase):
         x = torch.randn(5, 2, 4, 4)
         y = (x.flatten(1) @ fc.weight.T + fc.bias).view(5, 3, 2, 2)
         torch.testing.assert_close(fc(x), y)
+
+    def test_a_convolution_with_anchors_has_its_published_sum(self):
+        def ramp(shape, s):
+            return torch.sin(0.7 * torch.arange(math.prod(shape), dtype=torch.float64) + s).view(shape)
+
+        layer = evariste.SparseConv(2, 3, 3, 1, "circular", 4 / 9, bias=False).double()
+        layer.anchors = torch.tensor([[0, 0], [-.5, .5], [.8, .2], [-.9, -.7]],
+                                     dtype=torch.float64)
+        layer.weight.data = ramp((3, 2, 4), 0.5)
+        self.assertAlmostEqual(layer(ramp((2, 2, 4, 4), 0.1)).sum().item(), 13.346236026943249)
+
+    def test_group_convolutions_commute_with_quarter_turns(self):
+        def turned(x):
+            return x.unflatten(1, (4, -1)).rot90(1, (3, 4)).roll(1, 1).flatten(1, 2)
+
+        x = torch.randn(2, 8, 5, 5, dtype=torch.float64)
+        for groups, mix in ((1, True), (2, True), (1, False), (2, False)):
+            layer = evariste.GroupConv(2, 4, 3, 1, "circular", groups, mix).double()
+            torch.testing.assert_close(layer(turned(x)), turned(layer(x)))
 
     def test_factored_fc_equals_the_sum_over_its_indices(self):
         layer = evariste.FactoredFC((2, 2, 2), 3).double()
