@@ -88,19 +88,22 @@ void SymmetricFactor::decompose(bool vectors, torch::ScalarType arithmetic, std:
     if (vectors) basis = pairs.vectors.contiguous();
     return;
   }
-  auto pairs = positive_eigenpairs(gram(rows.transpose(1, 2)), vectors, arithmetic, what);
+  // With vectors in float64 whatever is asked for: the columns below divide by the roots of small
+  // values, and those that rounding has reached are lost, in float32 with a part of log|P|.
+  auto pairs = positive_eigenpairs(gram(rows.transpose(1, 2)), vectors,
+                                   vectors ? torch::kFloat64 : arithmetic, what);
   values = pairs.values;
   if (!vectors) return;
   // Columns of rows^T U / sqrt(value). Directions of (numerically) no value have no column of
   // length one: they are set to zero, and so is their eigenvalue.
-  const double eps = arithmetic == torch::kFloat64 ? 2.2e-16 : 1.2e-7;
-  const auto floor = values.amax(1, true) * (eps * static_cast<double>(values.size(1)) * 10);
+  constexpr double kRounding = 2.2e-16;
+  const auto floor = values.amax(1, true) * (kRounding * static_cast<double>(values.size(1)) * 10);
   const auto keep = values > floor;
   values = torch::where(keep, values, torch::zeros_like(values));
   const auto inverse_root =
       torch::where(keep, values.clamp_min(1e-300).rsqrt(), torch::zeros_like(values));
-  const auto columns = rows.transpose(1, 2).matmul(pairs.vectors.to(torch::kFloat64));
-  basis = (columns * inverse_root.unsqueeze(1)).to(pairs.vectors.scalar_type());
+  const auto columns = rows.transpose(1, 2).matmul(pairs.vectors);
+  basis = (columns * inverse_root.unsqueeze(1)).to(arithmetic);
 }
 
 bool SymmetricFactor::keep_basis(const Tensor& u, double tolerance) {

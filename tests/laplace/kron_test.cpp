@@ -197,6 +197,21 @@ TEST_CASE("few rows: the Gram form does what the dense matrix does", "[kron]") {
   }
 }
 
+TEST_CASE("few rows: a float32 basis costs no eigenvalues", "[kron]") {
+  // Six decades of them, of which float32 rounding reaches the lower ones.
+  const auto scales = torch::logspace(0, -3, 120, 10, torch::kFloat64).unsqueeze(1);
+  SymmetricFactor wide, narrow;
+  wide.rows = narrow.rows =
+      (scales * std::get<0>(at::linalg_qr(random_tensor({300, 120}, 1))).t()).unsqueeze(0);
+  wide.decompose(true, torch::kFloat64, "wide");
+  narrow.decompose(true, torch::kFloat32, "narrow");
+  CHECK(narrow.basis.scalar_type() == torch::kFloat32);
+  CHECK(torch::allclose(narrow.values, wide.values, 1e-9, 0));
+  const auto basis = narrow.basis[0].to(torch::kFloat64);
+  const auto eye = torch::eye(120, torch::kFloat64);
+  CHECK((basis.t().mm(basis) - eye).abs().max().item<double>() < 5e-6);
+}
+
 TEST_CASE("a bias whose cotangents are its weight's shares the output factor", "[kron]") {
   const auto network = network_of(
       "input = [2, 4, 4]\nlayer = [{ type = 'conv', out = 3, kernel = 3 }, { type = 'tanh' }, "

@@ -97,18 +97,6 @@ TEST_CASE("eight-block group networks are invariant to shifts and quarter turns"
   }
 }
 
-TEST_CASE("the eight-block S-CONV network is invariant to every shift", "[nn]") {
-  torch::NoGradGuard no_grad;
-  const auto network = network_of(eight_block_network({"sparse_conv 0.8"}, 1, 2, 10));
-  randomise(*network, 1);
-  const auto x = random_tensor({2, 1, 32, 32}, 2);
-  const auto y = network->forward(x);
-  for (int64_t dy = 0; dy < 32; ++dy)
-    for (int64_t dx = 0; dx < 32; ++dx)
-      if (!torch::allclose(network->forward(x.roll({dy, dx}, {2, 3})), y, 1e-11, 1e-11))
-        FAIL_CHECK("shifted by " << dy << ", " << dx);
-}
-
 TEST_CASE("parameters of FC and FC + CONV add up", "[nn]") {
   // At alpha = 2; the counts at alpha = 10 follow from the sizes of the maps, without 133 million
   // weights in memory.
@@ -138,21 +126,24 @@ TEST_CASE("parameters of FC and FC + CONV add up", "[nn]") {
   CHECK(maps(1, 2, false) + head(2, 40) == 6193672);
 }
 
-TEST_CASE("the eight-block CONV network is invariant to every shift", "[nn]") {
+TEST_CASE("eight-block CONV and S-CONV networks are invariant to every shift", "[nn]") {
   torch::NoGradGuard no_grad;
-  const auto network = network_of(eight_block_network({"conv"}, 1, 2, 10));
-  randomise(*network, 1);
-  const auto x = random_tensor({2, 1, 32, 32}, 2);
-  const auto y = network->forward(x);
-  for (int64_t dy = 0; dy < 32; ++dy)
-    for (int64_t dx = 0; dx < 32; ++dx)
-      // Rounding: the order of a convolution's sums may depend on where a tensor lies in memory.
-      if (!torch::allclose(network->forward(x.roll({dy, dx}, {2, 3})), y, 1e-12, 1e-12))
-        FAIL_CHECK("shifted by " << dy << ", " << dx);
-  for (int64_t i = 0; i < 2; ++i) {
-    const auto alone = network->forward(x.narrow(0, i, 1));
-    CHECK((alone - y.narrow(0, i, 1)).abs().max().item<double>() <=
-          1e-12 * y.abs().max().item<double>());
+  for (const auto* path : {"conv", "sparse_conv 0.8"}) {
+    CAPTURE(path);
+    const auto network = network_of(eight_block_network({path}, 1, 2, 10));
+    randomise(*network, 1);
+    const auto x = random_tensor({2, 1, 32, 32}, 2);
+    const auto y = network->forward(x);
+    for (int64_t dy = 0; dy < 32; ++dy)
+      for (int64_t dx = 0; dx < 32; ++dx)
+        // Rounding: the order of a convolution's sums may depend on where a tensor lies in memory.
+        if (!torch::allclose(network->forward(x.roll({dy, dx}, {2, 3})), y, 1e-11, 1e-11))
+          FAIL_CHECK("shifted by " << dy << ", " << dx);
+    for (int64_t i = 0; i < 2; ++i) {
+      const auto alone = network->forward(x.narrow(0, i, 1));
+      CHECK((alone - y.narrow(0, i, 1)).abs().max().item<double>() <=
+            1e-12 * y.abs().max().item<double>());
+    }
   }
 }
 
