@@ -50,6 +50,18 @@ Precisions precisions_of(const Priors& priors, const Curvature& curvature) {
   return out;
 }
 
+double scatter_of(const Priors& priors, size_t m, const Block& block) {
+  torch::NoGradGuard no_grad;
+  const auto theta = seen_by_prior(block);
+  const auto precision = precision_of(priors[m], theta, block);
+  const auto parameters = static_cast<double>(theta.numel());
+  const auto log_precision =
+      precision.log().sum().item<double>() * (precision.numel() == 1 ? parameters : 1.0);
+  auto log_density = priors[m].log_density(theta).item<double>();
+  if (is_first_use(priors, m)) log_density += priors[m].log_hyper_density().item<double>();
+  return -2 * log_density - parameters * std::log(2 * std::numbers::pi) + log_precision;
+}
+
 Evidence evaluate_evidence(const Fit& fit, const Likelihood& likelihood, const Priors& priors,
                            double temperature) {
   auto& curvature = *fit.curvature;
@@ -71,12 +83,7 @@ Evidence evaluate_evidence(const Fit& fit, const Likelihood& likelihood, const P
     e.log_det_ratio = log_dets[m].ratio;
     e.squared_norm = theta.square().sum().item<double>();
     const bool is_one = precisions[m].numel() == 1;
-    const auto log_precision = precisions[m].log().sum().item<double>() *
-                               (is_one ? static_cast<double>(e.parameters) : 1.0);
-    auto log_density = priors[m].log_density(theta.cpu()).item<double>();
-    if (is_first_use(priors, m)) log_density += priors[m].log_hyper_density().item<double>();
-    e.scatter = -2 * log_density -
-                static_cast<double>(e.parameters) * std::log(2 * std::numbers::pi) + log_precision;
+    e.scatter = scatter_of(priors, m, block);
     e.effective_dimension = log_dets[m].effective;
     const auto pull = is_one ? e.prior_precision * e.squared_norm
                              : (precisions[m] * theta.square()).sum().item<double>();
@@ -148,7 +155,7 @@ Checks check_evidence(Layer& network, const Likelihood& likelihood, const Sample
   for (int64_t begin = 0; begin < part.count(); begin += batch) {
     const auto count = std::min(batch, part.count() - begin);
     Tape tape;
-    const auto f = network.forward(part.x.narrow(0, begin, count), &tape);
+    const auto f = network.forward(part.inputs(begin, count), &tape);
     const auto y = part.y.narrow(0, begin, count);
     present += likelihood.log_density(f, y).sum(torch::kFloat64).item<double>();
     for (const auto& draw : directions) {
@@ -166,7 +173,7 @@ Checks check_evidence(Layer& network, const Likelihood& likelihood, const Sample
   sampled /= static_cast<double>(draws) * size;
   present /= size;
   checks.linearised_gap = sampled - (present - 0.5 * temperature * effective / n);
-  const auto outputs = network.forward(data.x.narrow(0, 0, 1)).size(1);
+  const auto outputs = network.forward(data.inputs(0, 1)).size(1);
   const auto labels = data.gather(data.y);
   // A dead network that has learnt the frequencies reaches the baseline up to rounding.
   constexpr double kRounding = 1e-6;

@@ -51,6 +51,9 @@ Tensor precision_of(const Prior& prior, const Tensor& theta, const Block& block)
 /// No earlier block has the prior of block m: where its hyper-density counts.
 bool is_first_use(const Priors& priors, size_t m);
 
+/// Of block m: theta^T P0 theta, or what stands for it (above).
+double scatter_of(const Priors& priors, size_t m, const Block& block);
+
 /// Also sets the curvature's scale h from likelihood and temperature.
 Evidence evaluate_evidence(const Fit& fit, const Likelihood& likelihood, const Priors& priors,
                            double temperature = 1.0);

@@ -35,7 +35,7 @@ void for_each_chunk(Layer& network, const Samples& data, int64_t batch, const Pe
     for (int64_t begin = 0; begin < data.count(); begin += batch) {
       const auto count = std::min(batch, data.count() - begin);
       Tape tape;
-      const auto f = network.forward(data.x.narrow(0, begin, count), &tape);
+      const auto f = network.forward(data.inputs(begin, count), &tape);
       expect_finite(f, "network outputs");
       per_chunk(tape, f, data.y.narrow(0, begin, count), begin);
     }
@@ -54,7 +54,7 @@ RankedSamples rank_samples(Layer& network, const Likelihood& likelihood, const S
   torch::NoGradGuard no_grad;
   std::vector<Tensor> parts;
   for (int64_t begin = 0; begin < data.count(); begin += options.batch) {
-    const auto x = data.x.narrow(0, begin, std::min(options.batch, data.count() - begin));
+    const auto x = data.inputs(begin, std::min(options.batch, data.count() - begin));
     const auto root = likelihood.ranked_root(network.forward(x));
     parts.push_back(root.square().sum(2).to(torch::kFloat64));  // [R, n]
   }
@@ -66,9 +66,7 @@ RankedSamples rank_samples(Layer& network, const Likelihood& likelihood, const S
   const auto ranks = std::get<0>((tails > allowed).sum(0).sort(0, /*descending=*/true)).cpu();
   const auto order = (tails > allowed).sum(0).argsort(/*stable=*/true, 0, /*descending=*/true);
   RankedSamples out;
-  out.data = data;
-  out.data.x = data.x.index_select(0, order);
-  out.data.y = data.y.index_select(0, order);
+  out.data = data.select(order);
   const auto* r = ranks.data_ptr<int64_t>();
   out.ranks.assign(r, r + ranks.numel());
   double kept = 0;  // a chunk keeps as many columns as its first sample needs
@@ -93,7 +91,7 @@ void fisher_pass(Layer& network, const Likelihood& likelihood, const Samples& gi
   if (options.fisher == Fisher::kEmpirical) folds = 1;
   if (options.fisher == Fisher::kExact) {
     torch::NoGradGuard no_grad;
-    folds = likelihood.hessian_root(network.forward(given.x.narrow(0, 0, 1))).size(0);
+    folds = likelihood.hessian_root(network.forward(given.inputs(0, 1))).size(0);
   }
   const auto cut = cut_pass(network, given, options.batch, folds);
   RankedSamples order;
@@ -224,7 +222,7 @@ PassCut cut_pass(Layer& network, const Samples& data, int64_t batch, int64_t col
   constexpr int64_t kCacheBytes = 4 << 20, kUseful = 32;
   torch::NoGradGuard no_grad;
   Tape tape;
-  network.forward(data.x.narrow(0, 0, 1).detach(), &tape);
+  network.forward(data.inputs(0, 1), &tape);
   const auto column = widest(tape) * static_cast<int64_t>(data.x.element_size());
   const auto room = std::max<int64_t>(1, kCacheBytes / std::max<int64_t>(column, 1));
   for (auto* block : named_blocks(network))  // which positions count is seen from all columns
@@ -232,6 +230,14 @@ PassCut cut_pass(Layer& network, const Samples& data, int64_t batch, int64_t col
   if (together) return {std::clamp<int64_t>(room / columns, 1, batch), columns};
   const auto at_once = std::clamp<int64_t>(room / std::min(kUseful, batch), 1, columns);
   return {std::clamp<int64_t>(room / at_once, 1, batch), at_once};
+}
+
+Samples Samples::select(const Tensor& rows) const {
+  auto out = *this;
+  out.x = x.index_select(0, rows);
+  out.y = y.index_select(0, rows);
+  if (index.defined()) out.index = index.index_select(0, rows);
+  return out;
 }
 
 Tensor Samples::gather(const Tensor& rows) const {
@@ -251,12 +257,14 @@ Samples share_of(const Samples& whole, const Processes& processes) {
         fmt::format("{} samples cannot be shared by {} processes: each needs one", count, size));
   const auto first = rank * (count / size) + std::min(rank, count % size);
   const auto share = count / size + (rank < count % size ? 1 : 0);
-  return {whole.x.narrow(0, first, share),
-          whole.y.narrow(0, first, share),
-          whole.total,
-          &processes,
-          first,
-          count};
+  auto out = whole;
+  out.x = whole.x.narrow(0, first, share);
+  out.y = whole.y.narrow(0, first, share);
+  if (whole.index.defined()) out.index = whole.index.narrow(0, first, share);
+  out.processes = &processes;
+  out.first = first;
+  out.shared = count;
+  return out;
 }
 
 void expect_evaluation_mode(const Layer& network) {

@@ -3,6 +3,7 @@
 // tensor; the dense structures hold the Jacobian of one chunk.
 #pragma once
 
+#include <functional>
 #include <memory>
 #include <optional>
 
@@ -16,6 +17,10 @@
 
 namespace evariste {
 
+/// What a network sees of samples x [n, ...] that are known by index [n] (int64): copies of images,
+/// [n, K, ...], that depend on nothing but the image, its index and hyper-parameters.
+using View = std::function<Tensor(const Tensor& x, const Tensor& index)>;
+
 /// A data set, or the part of one that stands for `total` samples (0: for itself). With `processes`
 /// this process's share of it: whatever is summed over Samples is summed over all processes.
 struct Samples {
@@ -24,8 +29,17 @@ struct Samples {
   const Processes* processes = nullptr;
   int64_t first = 0;   ///< index of the share's first sample in the whole
   int64_t shared = 0;  ///< samples of all shares
+  View view = {};      ///< empty: the network sees x as it is
+  Tensor index = {};   ///< [M], for the view
 
   int64_t count() const { return x.size(0); }
+  /// What the network sees of `count` samples from `begin` on.
+  Tensor inputs(int64_t begin, int64_t count) const {
+    const auto part = x.narrow(0, begin, count);
+    return view ? view(part, index.narrow(0, begin, count)) : part;
+  }
+  /// The samples `rows` [m] int64 in this order, standing for what all of these stood for.
+  Samples select(const Tensor& rows) const;
   int64_t everywhere() const { return processes ? shared : count(); }
   double weight() const {
     return total > 0 ? static_cast<double>(total) / static_cast<double>(everywhere()) : 1.0;

@@ -48,23 +48,6 @@ std::vector<Tensor> leaves_of(Layer& network) {
   return leaves;
 }
 
-/// The parameters without gradients of their own, so that only eta has them.
-class FrozenWeights {
- public:
-  FrozenWeights(Layer& network, const std::vector<Tensor>& leaves) {
-    for (auto& parameter : network.parameters()) {
-      if (!parameter.requires_grad() || is_in(leaves, parameter)) continue;
-      frozen_.push_back(parameter.set_requires_grad(false));
-    }
-  }
-  ~FrozenWeights() {
-    for (auto& parameter : frozen_) parameter.set_requires_grad(true);
-  }
-
- private:
-  std::vector<Tensor> frozen_;
-};
-
 /// Positions lie innermost, as in convolutions.
 bool is_transposed(const Tensor& g) { return g.stride(3) == 1 && g.stride(4) != 1; }
 
@@ -325,6 +308,25 @@ class Pass {
 
 }  // namespace
 
+FrozenWeights::FrozenWeights(Layer& network) {
+  const auto leaves = leaves_of(network);
+  for (auto& parameter : network.parameters())
+    if (parameter.requires_grad() && !is_in(leaves, parameter))
+      frozen_.push_back(parameter.set_requires_grad(false));
+}
+
+FrozenWeights::~FrozenWeights() {
+  for (auto& parameter : frozen_) parameter.set_requires_grad(true);
+}
+
+NamedTensors named_hyperparameters(Layer& network) {
+  const auto leaves = leaves_of(network);
+  NamedTensors named;
+  for (const auto& item : network.named_parameters())
+    if (is_in(leaves, item.value())) named.emplace_back(item.key(), item.value());
+  return named;
+}
+
 std::vector<LogDetCotangent> log_det_cotangents(const Fit& fit, const Likelihood& likelihood,
                                                 const Priors& priors, double temperature) {
   const auto& kron = kron_of(fit);
@@ -373,27 +375,27 @@ Tensor evidence_surrogate(Layer& network, const Likelihood& likelihood, const Sa
         "the gradient of the evidence in hyper-parameters of the features needs fisher exact with "
         "all its columns");
   if (batch.count() == 0) throw UsageError("evidence_surrogate: the batch has no samples");
+  torch::AutoGradMode enabled(true);
   const auto leaves = leaves_of(network);
-  if (leaves.empty() && !batch.x.requires_grad())
+  if (leaves.empty() && !batch.inputs(0, 1).requires_grad())
     throw UsageError(
         "evidence_surrogate: neither the inputs nor any hyper-parameter of blocks and layers "
         "requires a gradient");
   const double temperature = likelihood.curvature_scale() / fit.curvature->scale();
   const double weight =
       static_cast<double>(fit.curvature->samples()) / static_cast<double>(fit.count);
-  torch::AutoGradMode enabled(true);
-  const FrozenWeights frozen(network, leaves);
+  const FrozenWeights frozen(network);
   Pass pass(network, likelihood, fit, cotangents, options);
   double value = 0;
   std::vector<Tensor> slopes;  // of the leaves
   for (const auto& leaf : leaves) slopes.push_back(torch::zeros_like(leaf).detach());
   auto slope = torch::zeros({}, torch::kFloat64);  // sum of inputs times their gradients
-  const auto outputs = network.forward(batch.x.narrow(0, 0, 1).detach()).size(1);
+  const auto outputs = network.forward(batch.inputs(0, 1).detach()).size(1);
   const auto step =
       cut_pass(network, batch, std::min(options.batch, batch.count()), outputs, true).samples;
   for (int64_t begin = 0; begin < batch.count(); begin += step) {
     const auto part = std::min(step, batch.count() - begin);
-    const auto given = batch.x.narrow(0, begin, part);
+    const auto given = batch.inputs(begin, part);
     const auto x = given.detach().requires_grad_(given.requires_grad());
     Tape tape;
     const auto f = network.forward(x, &tape);

@@ -17,6 +17,22 @@
 
 namespace evariste {
 
+/// The leaves that blocks and layers of a network name as theirs (`hyperparameters`) and that want
+/// a gradient, each once, by their names in the state_dict: "0.1.log_omega".
+NamedTensors named_hyperparameters(Layer& network);
+
+/// While it lives, the network's weights want no gradient; those leaves still do.
+class FrozenWeights {
+ public:
+  explicit FrozenWeights(Layer& network);
+  ~FrozenWeights();
+  FrozenWeights(const FrozenWeights&) = delete;
+  FrozenWeights& operator=(const FrozenWeights&) = delete;
+
+ private:
+  std::vector<Tensor> frozen_;
+};
+
 /// Derivatives of 1/2 (log|P| - log|P0|) in the sums that one block's factors are made of.
 struct LogDetCotangent {
   Tensor input;   ///< Gamma^A [Q, J, J]: in the input factor A
@@ -35,7 +51,8 @@ std::vector<LogDetCotangent> log_det_cotangents(const Fit& fit, const Likelihood
 /// The log-likelihood of a batch over the temperature, weighted as the fit's samples are: a scalar
 /// whose gradient is that of the batch's share of the whole log evidence. Over the batches of the
 /// fit's data the gradients add up to d log q(D)/d eta, with weights and prior precisions held.
-/// batch.x may require a gradient, and so may leaves that blocks or layers name as theirs
+/// What the network sees of the batch may require a gradient (its x, or a range that the view
+/// depends on), and so may leaves that blocks or layers name as theirs
 /// (`hyperparameters`); call backward() on the result, or torch::autograd::grad. batch.total is not
 /// looked at; value and gradients of leaves are summed over processes, those of inputs are one's
 /// own.

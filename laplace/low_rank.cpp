@@ -44,7 +44,7 @@ class Products {
     for (int64_t begin = 0; begin < data_.count(); begin += batch_) {
       const auto count = std::min(batch_, data_.count() - begin);
       Tape tape;
-      const auto f = network_.forward(data_.x.narrow(0, begin, count), &tape);
+      const auto f = network_.forward(data_.inputs(begin, count), &tape);
       expect_finite(f, "network outputs");
       if (fit) {
         const auto y = data_.y.narrow(0, begin, count);

@@ -82,7 +82,7 @@ double CurvaturePlan::flops() const {
 double pass_bytes(Layer& network, const Samples& data, int64_t samples, int64_t columns) {
   torch::NoGradGuard no_grad;
   Tape tape;
-  const auto f = network.forward(data.x.narrow(0, 0, 1), &tape);
+  const auto f = network.forward(data.inputs(0, 1), &tape);
   TapeSize size;
   size.add(tape);
   return static_cast<double>(samples * data.x.element_size()) *
@@ -103,7 +103,7 @@ CurvaturePlan plan_curvature(Layer& network, const Likelihood& likelihood, const
   }
 
   Tape tape;
-  const auto f = network.forward(data.x.narrow(0, 0, 1), &tape);
+  const auto f = network.forward(data.inputs(0, 1), &tape);
   TapeSize taped;
   taped.add(tape);
   // Multiply-adds of a sample: the maps of the network as they are met going backwards, and the

@@ -21,7 +21,7 @@ double objective(Layer& network, const Likelihood& likelihood, const Samples& da
   double tempered = 0;
   for (int64_t begin = 0; begin < data.count(); begin += batch) {
     const auto count = std::min(batch, data.count() - begin);
-    const auto f = network.forward(data.x.narrow(0, begin, count));
+    const auto f = network.forward(data.inputs(begin, count));
     const auto normaliser = likelihood.normaliser(f).sum(torch::kFloat64).item<double>();
     const auto log_density = likelihood.log_density(f, data.y.narrow(0, begin, count))
                                  .sum(torch::kFloat64)

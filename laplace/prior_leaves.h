@@ -22,6 +22,7 @@ constexpr double kLowestLogPrecision = -10, kHighestLogPrecision = 20;
 class Adam {
  public:
   explicit Adam(double learning_rate) : learning_rate_(learning_rate) {}
+  void set_learning_rate(double learning_rate) { learning_rate_ = learning_rate; }
 
   /// values[i] <- clamp(values[i] - step, lowest, highest), in place.
   void step(const std::vector<Tensor>& values, const std::vector<Tensor>& gradients,

@@ -147,6 +147,9 @@ EvidenceResult measure_evidence(const EvidenceOptions& options, EvidenceProblem&
                                    posterior.priors, posterior.temperature, root.split("checks"),
                                    options.batch);
   }
+  if (options.bound != "none")
+    result.bound = bound_evidence(network, *posterior.likelihood, problem.train, posterior.priors,
+                                  bound_options(options, root));
   return result;
 }
 

@@ -3,6 +3,7 @@
 
 #include "experiments/evidence/plan.h"
 #include "io/log.h"
+#include "laplace/bounds.h"
 #include "laplace/tuning.h"
 
 namespace evariste {
@@ -18,6 +19,7 @@ struct EvidenceResult {
   Evidence evidence;
   std::optional<Checks> checks;
   std::optional<Tuning> tuning;  ///< of --fit grid and --fit-on validation
+  std::optional<EvidenceBound> bound;
   std::optional<Metrics> test;
   OutputDistribution outputs;  ///< of the test set; undefined without one
   EvidenceSeconds seconds;

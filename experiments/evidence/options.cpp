@@ -82,6 +82,8 @@ void expect_values(const EvidenceOptions& o) {
   expect_at_least(flag_name("batch"), o.batch, 1);
   expect_at_least(flag_name("repeat"), o.repeat, 1);
   expect_at_least(flag_name("polish"), o.polish, 0);
+  expect_at_least(flag_name("bound_samples"), o.bound_samples, 1);
+  expect_at_least(flag_name("bound_draws"), o.bound_draws, 0);
   expect_at_least(flag_name("grid_points"), o.grid_points, 2);
   expect_at_least(flag_name("samples"), o.samples, 0);
   expect_positive(flag_name("grid_low"), o.grid_low);
@@ -174,8 +176,8 @@ void expect_loadable(const EvidenceRequest& request) {
   if (!o.data.empty())
     throw UsageError("--data: --load has its fit already, leave one of the two out");
   for (const auto& [key, is_given] :
-       {std::pair("polish", o.polish != 0), std::pair("repeat", o.repeat != 1),
-        std::pair("budget", o.budget != 0),
+       {std::pair("polish", o.polish != 0), std::pair("bound", o.bound != "none"),
+        std::pair("repeat", o.repeat != 1), std::pair("budget", o.budget != 0),
         std::pair("checks", given.count("checks") > 0 && o.checks == "on")})
     if (is_given)
       throw UsageError(fmt::format("{}: --load has no data to do it with, fit with --data instead",
@@ -183,6 +185,24 @@ void expect_loadable(const EvidenceRequest& request) {
   if (o.fisher == "empirical" && o.fit_noise == "on")
     throw UsageError(
         "--fit-noise on: an empirical Fisher depends on the noise, fit with --data instead");
+}
+
+void expect_bound(const EvidenceOptions& o) {
+  if (o.bound == "none") {
+    const EvidenceOptions defaults;
+    if (o.bound_samples != defaults.bound_samples) without("--bound-samples", "--bound");
+    if (o.bound_draws != defaults.bound_draws) without("--bound-draws", "--bound");
+    if (o.bound_parts != defaults.bound_parts) without("--bound-parts", "--bound");
+    return;
+  }
+  if (o.temperature != 1 || o.fit_temperature == "on")
+    throw UsageError("--bound is defined at temperature 1: leave --temperature out");
+  if (o.structure == "lowrank" && o.bound == "parametric")
+    throw UsageError(
+        "--bound parametric: the pairs of --structure lowrank bound nothing, use --bound ntk");
+  if (o.bound_parts == "class" && o.likelihood != "classification")
+    throw UsageError(
+        fmt::format("--bound-parts class needs classes, found --likelihood {}", o.likelihood));
 }
 
 }  // namespace
@@ -202,6 +222,7 @@ void expect_combination(const EvidenceRequest& request) {
   } else if (o.rank != EvidenceOptions().rank) {
     throw UsageError("--rank has no meaning without --structure lowrank");
   }
+  expect_bound(o);
   const bool is_kron = o.structure == "kron" || o.structure == "ekfac";
   if (o.structure == "ekfac") {
     if (o.sharing == "reduce")
@@ -286,6 +307,21 @@ std::filesystem::path output_path(const EvidenceRequest& request, std::string_vi
   if (std::filesystem::exists(path) && !request.command_line.force)
     fail("the file is there already, --force replaces it");
   return path;
+}
+
+BoundOptions bound_options(const EvidenceOptions& o, const Stream& root) {
+  static const std::map<std::string, Bound> bounds = {{"parametric", Bound::kParametric},
+                                                      {"ntk", Bound::kNtk},
+                                                      {"ntk-independent", Bound::kNtkIndependent},
+                                                      {"ntk-single", Bound::kNtkSingle}};
+  BoundOptions options;
+  options.bound = bounds.at(o.bound);
+  options.samples = o.bound_samples;
+  options.parts = o.bound_draws;
+  options.by_class = o.bound_parts == "class";
+  options.curvature = curvature_options(o, root, false);
+  options.stream = root.split("bound");
+  return options;
 }
 
 CurvatureOptions curvature_options(const EvidenceOptions& o, const Stream& root, bool bases) {

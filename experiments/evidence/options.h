@@ -6,6 +6,7 @@
 
 #include "io/command_line.h"
 #include "io/config.h"
+#include "laplace/bounds.h"
 #include "laplace/fit.h"
 #include "laplace/predictive.h"
 #include "laplace/priors/prior.h"
@@ -46,6 +47,8 @@ struct EvidenceOptions {
   std::string checks = "on";
   int64_t polish = 0;
   std::string save;
+  std::string bound = "none", bound_parts = "random";
+  int64_t bound_samples = 100, bound_draws = 0;
   int64_t samples = 0;
   std::string samples_out, predictive_out;
 
@@ -107,6 +110,13 @@ struct EvidenceOptions {
     field("budget", budget, "GB the fit may use; 0: four fifths of the memory that is free");
     field("repeat", repeat, "repetitions, for timing");
     field("checks", checks, "whether to believe the evidence", {"on", "off"});
+    field("bound", bound,
+          "also a lower bound from parts of the data: of the structure, or of the full GGN by its "
+          "kernel, exact, with outputs apart, or one of them",
+          {"none", "parametric", "ntk", "ntk-independent", "ntk-single"});
+    field("bound_samples", bound_samples, "samples of a part");
+    field("bound_draws", bound_draws, "parts that are looked at; 0: as many as there are");
+    field("bound_parts", bound_parts, "how parts are filled", {"random", "class"});
     field("polish", polish, "K-FAC steps towards the mode before everything else");
     field("save", save, "HDF5 file for the posterior; needs --force where there is one");
     field("samples", samples, "draws of the posterior for --samples-out and --predictive-out");
@@ -142,6 +152,7 @@ Fit fit_problem(const EvidenceOptions& options, Layer& network, const Likelihood
 
 /// What the options mean to the engine.
 CurvatureOptions curvature_options(const EvidenceOptions& options, const Stream& root, bool bases);
+BoundOptions bound_options(const EvidenceOptions& options, const Stream& root);
 /// Eigenvectors cost five times the eigenvalues, and the evidence alone does without.
 bool needs_bases(const EvidenceOptions& options);
 torch::ScalarType scalar_type(const EvidenceOptions& options);

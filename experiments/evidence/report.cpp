@@ -101,6 +101,14 @@ std::string evidence_json(const EvidenceOptions& options, const EvidenceResult& 
     json["checks"] = {{"newton_decrement", result.checks->newton_decrement},
                       {"linearised_gap", result.checks->linearised_gap},
                       {"believable", result.checks->believable}};
+  if (result.bound)
+    json["bound"] = {{"log_evidence", result.bound->log_evidence},
+                     {"log_likelihood", result.bound->log_likelihood},
+                     {"log_det_ratio", result.bound->log_det_ratio},
+                     {"scatter", result.bound->scatter},
+                     {"spread", result.bound->spread},
+                     {"parts", result.bound->parts},
+                     {"seconds", result.bound->seconds}};
   if (result.test) {
     json["test"] = test_json(*result.test, likelihood.is_regression());
     json["test_function_variance"] = rows_json(result.outputs.covariance.diagonal(0, 1, 2));
@@ -154,6 +162,10 @@ std::string evidence_table(const EvidenceOptions& options, const EvidenceResult&
         fmt::format("believable: {} (Newton decrement {:.3g}, linearised gap {:.3g} per sample)\n",
                     result.checks->believable ? "yes" : "no", result.checks->newton_decrement,
                     result.checks->linearised_gap);
+  if (result.bound)
+    text += fmt::format("{} bound {:.8g} nats from {} parts of {} samples, {:.3g} s\n",
+                        options.bound, result.bound->log_evidence, result.bound->parts,
+                        options.bound_samples, result.bound->seconds);
   if (result.test && likelihood.is_regression())
     text += fmt::format("test: nll {:.6g}, rmse {:.6g}\n", result.test->nll, result.test->rmse);
   else if (result.test)
