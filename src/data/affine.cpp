@@ -122,4 +122,26 @@ Dataset translated(const Dataset& dataset, const Stream& stream, DrawScheme sche
   return result;
 }
 
+torch::Tensor rescale(const torch::Tensor& x, const torch::Tensor& factors) {
+  expect_images(x, torch::kUInt8, "rescale");
+  expect_per_sample(factors, x, torch::kFloat32, {}, "rescale: factors");
+  const auto zero = torch::zeros_like(factors);
+  return sample_affine(x, factors, zero, zero, zero, /*align_corners=*/false);
+}
+
+Dataset scaled(const Dataset& dataset, double max_log_factor, const Stream& stream) {
+  const auto u =
+      symmetric_uniform(dataset, 1, stream.split("scale"), DrawScheme::PerSample, "scaled")
+          .squeeze(1)
+          .contiguous();
+  auto factors = torch::empty_like(u);  // in float64, one by one, as rotate does
+  for (int64_t i = 0; i < u.numel(); ++i)
+    factors.data_ptr<float>()[i] =
+        static_cast<float>(std::exp(max_log_factor * static_cast<double>(u.data_ptr<float>()[i])));
+  auto result = dataset;
+  result.name = fmt::format("scaled({}, {})", dataset.name, max_log_factor);
+  result.x = rescale(dataset.x, factors);
+  return result;
+}
+
 }  // namespace evariste

@@ -10,6 +10,7 @@
 //
 //   stream.split("rotation").split(i)      one uniform: the angle
 //   stream.split("translation").split(i)   two uniforms: x, y
+//   stream.split("scale").split(i)         one uniform: the logarithm of the factor
 //   stream.split("quadrant").split(i)      below(4): the quadrant
 //   stream.split("augmentation").split(i)  below(2), below(9), below(9): flip, row, column
 //   stream.split("permutation")            Fisher-Yates, N - 1 draws
@@ -59,6 +60,13 @@ torch::Tensor translate(const torch::Tensor& x, const torch::Tensor& offsets);
 /// Each image moved once by offsets uniform on +-8/14, that is +-7.7 px at 28.
 Dataset translated(const Dataset& dataset, const Stream& stream,
                    DrawScheme scheme = DrawScheme::PerSample);
+
+/// Sampled at factor (col, row) about the image centre: a factor of 2 halves the content.
+///   x [N, C, H, W] uint8, factors [N] float32 -> [N, C, H, W] uint8
+torch::Tensor rescale(const torch::Tensor& x, const torch::Tensor& factors);
+
+/// Each image rescaled once by exp(u), u uniform on +-max_log_factor.
+Dataset scaled(const Dataset& dataset, double max_log_factor, const Stream& stream);
 
 // ---- the quadrant/digit toy
 // ----------------------------------------------------------------------

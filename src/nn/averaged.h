@@ -16,6 +16,8 @@ class AveragedNetwork : public Network {
  public:
   explicit AveragedNetwork(const Network& network);
 
+  /// One copy of each: [n, 1, ...input].
+  Tensor zeros(int64_t n) const override { return Network::zeros(n).unsqueeze(1); }
   Tensor forward(const Tensor& x, Tape* tape = nullptr) const override;
   Tensor backward(const Tensor& g, const Tape& tape, const Sink& sink,
                   bool needs_input) const override;

@@ -435,6 +435,14 @@ const std::map<std::string, Builder>& builders() {
 
 }  // namespace
 
+Tensor Network::zeros(int64_t n) const {
+  auto shape = input_;
+  shape.insert(shape.begin(), n);
+  const auto weights = parameters();
+  return torch::zeros(
+      shape, weights.empty() ? torch::TensorOptions() : weights[0].options().requires_grad(false));
+}
+
 Tensor Network::forward(const Tensor& x, Tape* tape) const {
   auto expected = input_;
   expected.insert(expected.begin(), x.dim() > 0 ? x.size(0) : 0);

@@ -19,6 +19,9 @@ class Network : public Sequential {
   int64_t outputs() const { return outputs_; }
   void set_outputs(int64_t outputs) { outputs_ = outputs; }
 
+  /// n inputs of zeros, in the type and on the device of the weights.
+  virtual Tensor zeros(int64_t n) const;
+
   /// x [n, ...input] -> [n, outputs]; another shape is a UsageError. Images go through it channels
   /// last in memory unless a layer flattens them: convolutions are faster so, backward with a
   /// stride three times.

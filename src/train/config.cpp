@@ -27,6 +27,14 @@ void expect_valid(const TrainConfig& t) {
   expect_at_least("train.refresh.final_samples", r.final_samples, 0);
   expect_at_least("train.refresh.final_draws", r.final_draws, 1);
 
+  const auto& h = t.hyper;
+  expect_positive("train.hyper.lr", h.lr);
+  expect_not_negative("train.hyper.lr_end", h.lr_end);
+  expect_not_negative("train.hyper.penalty", h.penalty);
+  expect_not_negative("train.hyper.decay", h.decay);
+  expect_at_least("train.hyper.steps", h.steps, 1);
+  expect_at_least("train.hyper.samples", h.samples, 0);
+
   const auto& k = t.kfac;
   expect_positive("train.kfac.lr", k.lr);
   expect(k.momentum >= 0 && k.momentum < 1, "train.kfac.momentum", "0 or more and below 1",
@@ -43,6 +51,9 @@ void expect_valid(const TrainConfig& t) {
 }
 
 void expect_valid(const PriorUpdateConfig& p) {
+  if (p.penalties.empty())
+    throw UsageError("prior.penalties: expected one number or more, found none");
+  for (const double c : p.penalties) expect_positive("prior.penalties", c);
   expect_positive("prior.lean", p.lean);
   expect_positive("prior.trust", p.trust);
   expect(p.ramp > 0 && p.ramp <= 1, "prior.ramp", "above 0 and at most 1", p.ramp);

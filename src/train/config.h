@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <string>
+#include <vector>
 
 namespace evariste {
 
@@ -52,18 +53,50 @@ struct KfacConfig {
   }
 };
 
+/// Of bandwidths and augmentation ranges, where the network or the data have such.
+struct HyperConfig {
+  std::string score = "evidence";
+  double lr = 0.05, lr_end = 0.005, penalty = 0, decay = 0;
+  int64_t steps = 1, samples = 500;
+
+  template <class Visitor>
+  void visit(Visitor&& field) {
+    field("score", score,
+          "what moves bandwidths and augmentation ranges: the evidence, behind each refresh; the "
+          "training loss, before each step of the weights; or nothing",
+          {"evidence", "loss", "none"});
+    field("lr", lr, "step size of Adam on them, cosine over the epochs");
+    field("lr_end", lr_end, "its last value");
+    field("steps", steps, "steps up the evidence behind one refresh");
+    field("samples", samples, "training images a step up the evidence looks at; 0: all");
+    field("penalty", penalty, "score loss: the loss less so many times the norm of the ranges");
+    field("decay", decay, "score loss: weight decay of the ranges");
+  }
+};
+
 struct TrainConfig {
   int64_t epochs = 24, batch = 125, burn_in = 2, test_samples = 1000, evaluation_batch = 500;
   double burn_in_lr = 0.02, burn_in_decay = 0.01, lr = 0.05, lr_end = 0;
   std::string optimiser = "kfac";
+  bool flip_crop = false;
+  std::string keep = "last";
   RefreshConfig refresh;
   KfacConfig kfac;
+  HyperConfig hyper;
 
   template <class Visitor>
   void visit(Visitor&& field) {
     field("epochs", epochs, "passes over the training set, burn-in included");
     field("batch", batch, "images per step");
     field("optimiser", optimiser, "of the weights", {"kfac", "sgd", "adam"});
+    field("flip_crop", flip_crop,
+          "flip and crop the images of a step at random; the evidence and tests see them as they "
+          "are");
+    field(
+        "keep", keep,
+        "what a training ends with: its last weights and priors, or those of the refresh with the "
+        "highest evidence if they still have more of it",
+        {"last", "best"});
     field("burn_in", burn_in, "epochs of SGD before K-FAC, with little prior");
     field("burn_in_lr", burn_in_lr, "step size of the burn-in, cosine");
     field("burn_in_decay", burn_in_decay, "part of the prior that acts in the burn-in");
@@ -73,18 +106,26 @@ struct TrainConfig {
     field("evaluation_batch", evaluation_batch, "images per forward pass without steps");
     field("refresh", refresh, "the curvature");
     field("kfac", kfac, "the preconditioned step");
+    field("hyper", hyper, "bandwidths and augmentation ranges");
   }
 };
 
 struct PriorUpdateConfig {
   std::string init = "matched", share = "block", update = "profile";
+  std::vector<double> penalties = {1e-4, 1e-2};
   double lean = 1, trust = 2, ramp = 0.1, fitted = 0.6;
   int64_t hold = 5, settle = 2;
 
   template <class Visitor>
   void visit(Visitor&& field) {
-    field("init", init, "precision at the start: 1/variance of the initialisation (fan-in/2), or 1",
-          {"matched", "unit"});
+    field(
+        "init", init,
+        "precision at the start: 1/variance of the initialisation (fan-in/2); 1; or that of fixed "
+        "penalties on the mean loss, as of residual pathway priors",
+        {"matched", "unit", "penalty"});
+    field(
+        "penalties", penalties,
+        "init penalty: c of c |theta|^2 for each pathway of a sum, in order; of others the first");
     field("share", share, "one prior per block, or one for all", {"block", "all"});
     field("update", update,
           "how the evidence moves it: the weights answering, weights fixed, Adam, or not (MAP)",

@@ -44,12 +44,15 @@ std::vector<PathwayLayer> pathway_layers(Network& network) {
       layer.paths.push_back(fmt::format("{}.{}", item.key(), k));
       auto& blocks = layer.blocks.emplace_back();
       sum->paths()[k]->visit_blocks([&](Block& block) {
-        if (!std::count(all.begin(), all.end(), &block))
+        const auto found = std::find_if(all.begin(), all.end(), [&](const Block* one) {
+          return one == &block || one->one_copy() == &block;
+        });
+        if (found == all.end())
           throw UsageError(fmt::format(
               "the pathways of {} are in a layer that is repeated: their shares differ from use to "
               "use; put the repeat into each pathway",
               item.key()));
-        if (!block.is_bias) blocks.push_back(&block);
+        if (!block.is_bias) blocks.push_back(*found);
       });
     }
     out.push_back(std::move(layer));
@@ -64,7 +67,7 @@ std::vector<std::vector<double>> variance_shares(const Network& network,
   std::vector<std::vector<Tensor>> sums(layers.size()), squares(layers.size());
   for (int64_t begin = 0; begin < data.count(); begin += batch) {
     Tape tape;
-    network.forward(data.x.narrow(0, begin, std::min(batch, data.count() - begin)), &tape);
+    network.forward(data.inputs(begin, std::min(batch, data.count() - begin)), &tape);
     for (size_t l = 0; l < layers.size(); ++l) {
       const auto* found = find_tape(network, tape, layers[l].layer);
       sums[l].resize(layers[l].paths.size());

@@ -5,7 +5,9 @@
 #include <numbers>
 
 #include "core/error.h"
+#include "data/transform.h"
 #include "laplace/priors/builtin.h"
+#include "nn/averaged.h"
 
 namespace evariste {
 namespace {
@@ -26,6 +28,25 @@ Tensor permutation(int64_t n, const Stream& stream) {
   Draws draws(stream);
   for (int64_t i = n - 1; i > 0; --i) std::swap(p[i], p[draws.below(static_cast<uint64_t>(i + 1))]);
   return order;
+}
+
+/// As the network sees them in training: without a view, and without a graph to the ranges.
+Samples seen(Samples samples) {
+  if (!samples.view) return samples;
+  torch::NoGradGuard no_grad;
+  samples.x = samples.inputs(0, samples.count());
+  samples.view = {};
+  return samples;
+}
+
+/// What the trainer sees the samples by: their places in the set.
+Samples indexed(Samples samples) {
+  if (!samples.index.defined()) samples.index = torch::arange(samples.count(), samples.x.device());
+  return samples;
+}
+
+std::shared_ptr<Network> averaged(std::shared_ptr<Network> network, bool over_copies) {
+  return over_copies ? std::make_shared<AveragedNetwork>(*network) : network;
 }
 
 /// The evidence that Kronecker factors give before their traces, or eigenvalues, are corrected.
@@ -49,8 +70,7 @@ Metrics plug_in_metrics(const Network& network, const Likelihood& likelihood, co
   torch::NoGradGuard no_grad;
   std::vector<Tensor> outputs;
   for (int64_t begin = 0; begin < data.count(); begin += batch)
-    outputs.push_back(
-        network.forward(data.x.narrow(0, begin, std::min(batch, data.count() - begin))));
+    outputs.push_back(network.forward(data.inputs(begin, std::min(batch, data.count() - begin))));
   const auto prediction = likelihood.predict(data.gather(torch::cat(outputs)));
   const auto y = data.gather(data.y);
   if (likelihood.name() == "classification") return classification_metrics(prediction, y);
@@ -76,12 +96,10 @@ void expect_trainable(Network& network, const Likelihood& likelihood, const Trai
   const auto& refresh = config.refresh;
   const bool part = refresh.samples > 0 && refresh.samples < images;
   const auto rows = part ? refresh.samples : images;
+  named_blocks(network);
   // One image of zeros tells how many positions each block sees.
-  auto shape = network.input();
-  shape.insert(shape.begin(), 1);
   Tape tape;
-  const auto like = network.parameters().at(0).options().requires_grad(false);
-  const auto f = network.forward(torch::zeros(shape, like), &tape);
+  const auto f = network.forward(network.zeros(1), &tape);
   const auto columns = refresh.fisher == "exact"       ? likelihood.hessian_root(f).size(0)
                        : refresh.fisher == "empirical" ? 1
                                                        : refresh.draws;
@@ -122,9 +140,31 @@ void expect_shareable(const TrainConfig& config, int64_t train_images, int64_t t
                                    what, processes, count));
 }
 
-Priors make_priors(Network& network, const PriorUpdateConfig& config, const toml::table& table) {
-  const auto matched = matched_precisions(network, config.lean);
+/// Precision of each block whose prior is c |theta|^2 added to the mean loss (Finzi et al. 2021).
+std::vector<double> penalty_precisions(Network& network, const std::vector<double>& penalties,
+                                       int64_t images) {
+  std::map<const Block*, double> of_pathway;
+  for (const auto& layer : pathway_layers(network))
+    for (size_t k = 0; k < layer.layer->paths().size(); ++k)
+      layer.layer->paths()[k]->visit_blocks(
+          [&](Block& block) { of_pathway[&block] = penalties[std::min(k, penalties.size() - 1)]; });
+  std::vector<double> out;
+  for (const auto* block : named_blocks(network)) {
+    const auto found = of_pathway.find(block->one_copy() ? block->one_copy() : block);
+    const double penalty = found == of_pathway.end() ? penalties[0] : found->second;
+    out.push_back(2 * penalty * static_cast<double>(images));
+  }
+  return out;
+}
+
+Priors make_priors(Network& network, const PriorUpdateConfig& config, const toml::table& table,
+                   int64_t images) {
+  expect_valid(config);
   const auto blocks = named_blocks(network);
+  const auto start = config.init == "unit" ? std::vector<double>(blocks.size(), 1.0)
+                     : config.init == "penalty"
+                         ? penalty_precisions(network, config.penalties, images)
+                         : matched_precisions(network, config.lean);
   Priors priors;
   for (size_t m = 0; m < blocks.size(); ++m) {
     if (config.share == "all" && m > 0) {
@@ -132,8 +172,7 @@ Priors make_priors(Network& network, const PriorUpdateConfig& config, const toml
       continue;
     }
     const auto value = seen_by_prior(*blocks[m]);
-    const double precision = config.init == "unit" ? 1.0 : matched[m];
-    priors.push_back(make_prior({table, precision, value.sizes().vec()}));
+    priors.push_back(make_prior({table, start[m], value.sizes().vec()}));
     if (const auto count = priors.back().precision(value).numel(); count != 1)
       throw UsageError(fmt::format(
           "prior {}: expected one precision per block, found {} for {}: training draws its steps "
@@ -146,11 +185,12 @@ Priors make_priors(Network& network, const PriorUpdateConfig& config, const toml
 Trainer::Trainer(std::shared_ptr<Network> network, std::shared_ptr<Likelihood> likelihood,
                  Samples train, Samples test, TrainConfig config, PriorUpdateConfig prior_config,
                  const toml::table& prior, const Stream& stream, Log& log,
-                 const Processes* processes)
-    : network_(std::move(network)),
+                 const Processes* processes, std::shared_ptr<const AffineAugmentation> augmentation)
+    : augmentation_(std::move(augmentation)),
+      network_(averaged(std::move(network), augmentation_ != nullptr)),
       likelihood_(std::move(likelihood)),
-      train_(std::move(train)),
-      test_(std::move(test)),
+      train_(indexed(std::move(train))),
+      test_(indexed(std::move(test))),
       config_(std::move(config)),
       prior_config_(std::move(prior_config)),
       stream_(stream),
@@ -158,7 +198,8 @@ Trainer::Trainer(std::shared_ptr<Network> network, std::shared_ptr<Likelihood> l
       processes_(processes),
       blocks_(named_blocks(*network_)),
       layers_(pathway_layers(*network_)),
-      priors_(make_priors(*network_, prior_config_, prior)) {
+      priors_(make_priors(*network_, prior_config_, prior, train_.count())),
+      hyper_(*network_, augmentation_.get(), config_.hyper) {
   expect_valid(config_);
   expect_valid(prior_config_);
   likelihood_->check_labels(train_.y, network_->outputs());
@@ -168,7 +209,7 @@ Trainer::Trainer(std::shared_ptr<Network> network, std::shared_ptr<Likelihood> l
   if (processes_) expect_shareable(config_, train_.count(), test_.count(), processes_->size());
   {
     torch::NoGradGuard no_grad;
-    const auto f = network_->forward(train_.x.narrow(0, 0, 1));
+    const auto f = network_->forward(network_->zeros(1));
     best_loss_ = -likelihood_->normaliser(f).sum().item<double>();
   }
   label_entropy_ = -likelihood_->baseline(train_.y, network_->outputs());
@@ -228,24 +269,65 @@ CurvatureOptions Trainer::refresh_options() const {
   return options;
 }
 
-Samples Trainer::share(const Samples& whole) const {
-  return processes_ ? share_of(whole, *processes_) : whole;
+Samples Trainer::share(const Samples& whole, const Stream& copies) const {
+  auto part = processes_ ? share_of(whole, *processes_) : whole;
+  if (augmentation_) part.view = augmentation_->view(copies);
+  return part;
 }
 
 Samples Trainer::first_of(const Samples& data, int64_t count) const {
   count = std::min(count, data.count());
-  return share({data.x.narrow(0, 0, count), data.y.narrow(0, 0, count)});
+  auto part = data;
+  part.x = data.x.narrow(0, 0, count);
+  part.y = data.y.narrow(0, 0, count);
+  part.index = data.index.narrow(0, 0, count);
+  return share(part, stream_.split("test copies"));
 }
 
 Samples Trainer::minibatch(const Tensor& order, int64_t step) const {
   const auto rows = order.narrow(0, step * config_.batch, config_.batch).to(train_.x.device());
-  return share({train_.x.index_select(0, rows), train_.y.index_select(0, rows)});
+  const auto epoch = static_cast<uint64_t>(epoch_);
+  auto batch = share(train_.select(rows), stream_.split("copies").split(epoch));
+  if (config_.flip_crop)
+    batch.view = [stream = stream_.split("flip_crop").split(epoch)](const Tensor& x,
+                                                                    const Tensor& index) {
+      return augmented(x.to(torch::kCPU, torch::kFloat32), index.cpu(), stream).to(x.options());
+    };
+  return batch;
 }
 
 Samples Trainer::refresh_samples(int64_t count, const Stream& stream) const {
-  if (count <= 0 || count >= train_.count()) return share(train_);
+  const auto copies = stream.split("copies");
+  if (count <= 0 || count >= train_.count()) return share(train_, copies);
   const auto rows = permutation(train_.count(), stream).narrow(0, 0, count).to(train_.x.device());
-  return share({train_.x.index_select(0, rows), train_.y.index_select(0, rows), train_.count()});
+  auto part = train_.select(rows);
+  part.total = train_.count();
+  return share(part, copies);
+}
+
+/// The evidence may move what it moves: the fit has begun, and is not about to end.
+bool Trainer::moves_priors() const {
+  const bool fitted = !kfac_ || full_epochs_ > prior_config_.hold;
+  return fitted && epoch_ < config_.epochs - prior_config_.settle;
+}
+
+double Trainer::hyper_rate() const {
+  const double t = static_cast<double>(epoch_) / static_cast<double>(config_.epochs);
+  const auto& h = config_.hyper;
+  return h.lr_end + 0.5 * (h.lr - h.lr_end) * (1 + std::cos(std::numbers::pi * t));
+}
+
+void Trainer::learn_by_evidence() {
+  const auto stream = stream_.split("hyper").split(static_cast<uint64_t>(epoch_));
+  for (int64_t step = 0; step < config_.hyper.steps; ++step) {
+    const auto of_step = stream.split(static_cast<uint64_t>(step));
+    hyper_.climb_evidence(*likelihood_, priors_, refresh_samples(config_.hyper.samples, of_step),
+                          refresh_options(), hyper_rate());
+  }
+}
+
+void Trainer::learn_by_loss(const Samples& batch) {
+  if (hyper_.learns_by_loss()) hyper_.descend_loss(*likelihood_, batch, hyper_rate());
 }
 
 void Trainer::agree() {
@@ -271,28 +353,29 @@ void Trainer::keep_good_state(double log_likelihood) {
 
 void Trainer::refresh(EpochRecord& record) {
   const auto epoch = static_cast<uint64_t>(epoch_);
-  const auto data = refresh_samples(config_.refresh.samples, stream_.split("refresh").split(epoch));
+  const auto stream = stream_.split("refresh").split(epoch);
+  const auto data = refresh_samples(config_.refresh.samples, stream);
+  const auto all = share(train_, stream.split("copies"));  // those of a sample are the same in both
   auto options = refresh_options();
-  const bool fitted = !kfac_ || full_epochs_ > prior_config_.hold;
-  const bool moves = fitted && epoch_ < config_.epochs - prior_config_.settle;
-  const std::string update = moves ? prior_config_.update : "none";
+  const std::string update = moves_priors() ? prior_config_.update : "none";
   const bool checks = refreshes_ % config_.refresh.checks_every == 0;
   options.bases = kfac_ != nullptr || checks || update == "profile";
   const auto fit = fit_curvature(*network_, *likelihood_, data, options);
   curvature_ = fit.curvature;
   record.evidence = evaluate_evidence(fit, *likelihood_, priors_);
   keep_good_state(fit.log_likelihood / static_cast<double>(train_.count()));
+  keep_best(record.evidence->log_evidence);
   Gradient gradient;
   const bool profile = update == "profile";
   const bool decrement = profile || (update == "newton" && options.bases);
   if (checks || decrement)
-    gradient = log_likelihood_gradient(*network_, *likelihood_, share(train_), curvature_->blocks(),
+    gradient = log_likelihood_gradient(*network_, *likelihood_, all, curvature_->blocks(),
                                        config_.evaluation_batch);
   if (checks) {
     const auto part =
         refresh_samples(config_.refresh.check_samples, stream_.split("check").split(epoch));
-    record.checks = check_evidence(*network_, *likelihood_, share(train_), gradient, part, fit,
-                                   priors_, 1.0, stream_.split("posterior").split(epoch),
+    record.checks = check_evidence(*network_, *likelihood_, all, gradient, part, fit, priors_, 1.0,
+                                   stream_.split("posterior").split(epoch),
                                    config_.evaluation_batch, config_.refresh.check_draws);
     far_from_mode_ = record.checks->newton_decrement > Believable().decrement;
   } else if (decrement) {
@@ -309,6 +392,7 @@ void Trainer::refresh(EpochRecord& record) {
   } else if (update == "adam") {
     adam_prior_.step(priors_, *curvature_);
   }
+  if (hyper_.learns_by_evidence() && moves_priors()) learn_by_evidence();
 }
 
 double Trainer::kfac_epoch(const Tensor& order) {
@@ -321,7 +405,9 @@ double Trainer::kfac_epoch(const Tensor& order) {
       per_epoch - static_cast<int64_t>(config_.kfac.average * static_cast<double>(per_epoch));
   double sum = 0;
   for (int64_t i = 0; i < per_epoch; ++i) {
-    const auto part = minibatch(order, i);
+    const auto batch = minibatch(order, i);
+    learn_by_loss(batch);
+    const auto part = seen(batch);
     const auto loss = [&](bool with_gradient) {
       Tape tape;
       const auto f = network_->forward(part.x, with_gradient ? &tape : nullptr);
@@ -366,7 +452,9 @@ double Trainer::first_order_epoch(const Tensor& order) {
   std::vector<Tensor> gradients(blocks_.size());
   double sum = 0;
   for (int64_t i = 0; i < per_epoch; ++i) {
-    const auto part = minibatch(order, i);
+    const auto batch = minibatch(order, i);
+    learn_by_loss(batch);
+    const auto part = seen(batch);
     const auto step = epoch_ * per_epoch + i;
     const double lr =
         burn_in ? cosine_rate(config_.burn_in_lr, 0, step, config_.burn_in * per_epoch)
@@ -501,9 +589,35 @@ void Trainer::evaluate(EpochRecord& record) {
   record.shares_variance =
       variance_shares(*network_, layers_, first_of(test_, 500), config_.evaluation_batch);
   if (record.evidence) record.shares_effective = effective_shares(*record.evidence, layers_);
+  record.symmetry = hyper_.values();
+}
+
+/// What a refresh finds, before its own update, is what its evidence is of.
+void Trainer::keep_best(double log_evidence) {
+  if (config_.keep != "best" || !moves_priors() || log_evidence <= best_evidence_) return;
+  best_evidence_ = log_evidence;
+  best_ = learnt();
 }
 
 Outcome Trainer::outcome() {
+  const auto final_evidence = [&] {
+    auto options = refresh_options();
+    options.fisher = fisher_named(config_.refresh.final_fisher);
+    options.mc_samples = config_.refresh.final_draws;
+    options.eigen_type = torch::kFloat64;
+    options.bases = false;
+    const auto data = refresh_samples(config_.refresh.final_samples, stream_.split("final"));
+    return evaluate_evidence(fit_curvature(*network_, *likelihood_, data, options), *likelihood_,
+                             priors_)
+        .log_evidence;
+  };
+  if (!best_.empty()) {
+    const auto last = learnt();
+    const double of_last = final_evidence();
+    set_learnt(best_);
+    if (!(final_evidence() > of_last)) set_learnt(last);
+    best_.clear();
+  }
   Outcome out;
   auto options = refresh_options();
   options.fisher = fisher_named(config_.refresh.final_fisher);
@@ -513,15 +627,17 @@ Outcome Trainer::outcome() {
   const auto fit = fit_curvature(*network_, *likelihood_, data, options);
   out.evidence = evaluate_evidence(fit, *likelihood_, priors_);
   out.plain_log_evidence = plain_log_evidence(fit, *likelihood_, priors_);
-  const auto train = share(train_);
+  const auto train = share(train_, stream_.split("final").split("copies"));
   const auto gradient = log_likelihood_gradient(*network_, *likelihood_, train,
                                                 fit.curvature->blocks(), config_.evaluation_batch);
   out.checks = check_evidence(*network_, *likelihood_, train, gradient, data, fit, priors_, 1.0,
                               stream_.split("posterior"), config_.evaluation_batch);
-  out.test = plug_in_metrics(*network_, *likelihood_, share(test_), config_.evaluation_batch);
+  out.test = plug_in_metrics(*network_, *likelihood_, first_of(test_, test_.count()),
+                             config_.evaluation_batch);
   out.shares_variance =
       variance_shares(*network_, layers_, first_of(test_, 2000), config_.evaluation_batch);
   out.shares_effective = effective_shares(out.evidence, layers_);
+  out.symmetry = hyper_.values();
   return out;
 }
 

@@ -18,6 +18,7 @@
 #include "laplace/predictive.h"
 #include "laplace/prior_fit.h"
 #include "train/checkpoint.h"
+#include "train/hyper.h"
 #include "train/kfac.h"
 #include "train/shares.h"
 
@@ -30,6 +31,7 @@ struct EpochRecord {
   std::optional<Evidence> evidence;  ///< in epochs with a refresh
   std::optional<Checks> checks;      ///< in some of them
   std::vector<std::vector<double>> shares_variance, shares_effective;
+  std::vector<double> symmetry;  ///< bandwidths and augmentation ranges, as Trainer names them
 };
 
 /// Throws UsageError where a training of `network` on so many images cannot work: naming the key,
@@ -48,28 +50,34 @@ struct Outcome {
   Checks checks;
   Metrics test;
   std::vector<std::vector<double>> shares_variance, shares_effective;
+  std::vector<double> symmetry;
 };
 
 class Trainer {
  public:
   /// `prior` is the table [prior]: `type` and the keys of that type. Data stay on one device; all
-  /// of them in each of several `processes`, which outlive the trainer.
+  /// of them in each of several `processes`, which outlive the trainer. With an `augmentation` the
+  /// network's outputs are means over its copies of an image, in training as in tests.
   Trainer(std::shared_ptr<Network> network, std::shared_ptr<Likelihood> likelihood, Samples train,
           Samples test, TrainConfig config, PriorUpdateConfig prior_config,
           const toml::table& prior, const Stream& stream, Log& log,
-          const Processes* processes = nullptr);
+          const Processes* processes = nullptr,
+          std::shared_ptr<const AffineAugmentation> augmentation = nullptr);
 
   int64_t epoch() const { return epoch_; }
   bool is_done() const { return epoch_ >= config_.epochs; }
   /// Throws NumericalError after five restarts from the last good state.
   EpochRecord run_epoch();
-  /// Evidence with its checks, and the whole test set, at the present weights.
+  /// Evidence with its checks, and the whole test set, at the present weights; with train.keep best
+  /// at those of the best refresh, where their evidence is higher, which are the present ones then.
   Outcome outcome();
 
   Network& network() { return *network_; }
   const Priors& priors() const { return priors_; }
   const std::vector<PathwayLayer>& layers() const { return layers_; }
   std::vector<std::string> block_names() const;
+  /// Of what is learnt besides weights and priors.
+  std::vector<std::string> symmetry_names() const { return hyper_.names(); }
 
   State state() const;
   void set_state(const State& state);
@@ -78,11 +86,18 @@ class Trainer {
   bool is_kfac_epoch() const;
   bool wants_refresh() const;
   CurvatureOptions refresh_options() const;
-  Samples share(const Samples& whole) const;
+  Samples share(const Samples& whole, const Stream& copies) const;
   Samples first_of(const Samples& data, int64_t count) const;
   Samples minibatch(const Tensor& order, int64_t step) const;
   Samples refresh_samples(int64_t count, const Stream& stream) const;
   void refresh(EpochRecord& record);
+  bool moves_priors() const;
+  void learn_by_evidence();
+  void learn_by_loss(const Samples& batch);
+  double hyper_rate() const;
+  State learnt() const;
+  void set_learnt(const State& state);
+  void keep_best(double log_evidence);
   double minibatches(EpochRecord& record);
   double kfac_epoch(const Tensor& order);
   double first_order_epoch(const Tensor& order);
@@ -94,6 +109,7 @@ class Trainer {
   void keep_good_state(double log_likelihood);
   void agree();
 
+  std::shared_ptr<const AffineAugmentation> augmentation_;
   std::shared_ptr<Network> network_;
   std::shared_ptr<Likelihood> likelihood_;
   Samples train_, test_;
@@ -106,6 +122,7 @@ class Trainer {
   std::vector<PathwayLayer> layers_;
   Priors priors_;
   AdamPriorFit adam_prior_;
+  HyperLearner hyper_;
   std::unique_ptr<KfacStep> kfac_;
   std::vector<Tensor> first_moments_, second_moments_;  // of sgd and adam
   std::shared_ptr<Curvature> curvature_;                // of the last refresh
@@ -113,16 +130,20 @@ class Trainer {
   double best_loss_ = 0;      // that of one that knows every label
 
   int64_t epoch_ = 0, full_epochs_ = 0, restarts_ = 0, refreshes_ = 0;
-  double prior_factor_ = 1, rate_factor_ = 1, best_log_likelihood_ = -1e300;
+  double prior_factor_ = 1, rate_factor_ = 1, best_log_likelihood_ = -1e300,
+         best_evidence_ = -1e300;
   bool far_from_mode_ = false;
   State good_;  // to restart from after a NaN
+  State best_;  // weights, priors and symmetries of the highest evidence, where it is kept
 };
 
 /// Test or training metrics of the plug-in prediction, by chunks; over the shares of all processes.
 Metrics plug_in_metrics(const Network& network, const Likelihood& likelihood, const Samples& data,
                         int64_t batch);
 
-/// One prior per block (or one for all) as the table and the configuration say.
-Priors make_priors(Network& network, const PriorUpdateConfig& config, const toml::table& table);
+/// One prior per block (or one for all) as the table and the configuration say, for a training on
+/// so many `images`.
+Priors make_priors(Network& network, const PriorUpdateConfig& config, const toml::table& table,
+                   int64_t images);
 
 }  // namespace evariste

@@ -10,14 +10,37 @@ Tensor kept(const Tensor& tensor) {
   return tensor.detach().to(torch::kCPU, /*non_blocking=*/false, /*copy=*/true);
 }
 
+const Tensor& found_in(const State& state, const std::string& name) {
+  const auto found = state.find(name);
+  if (found == state.end())
+    throw IoError(fmt::format("the state lacks \"{}\": it belongs to another configuration", name));
+  return found->second;
+}
+
 }  // namespace
 
-State Trainer::state() const {
-  State state;
+/// Weights, priors and symmetries.
+State Trainer::learnt() const {
+  auto state = hyper_.state();
   for (const auto* block : blocks_) state["weight." + block->name] = kept(block->weight());
   for (size_t m = 0; m < priors_.size(); ++m)
     for (const auto& [name, tensor] : priors_[m].hyperparameters())
       state["prior." + blocks_[m]->name + "." + name] = kept(tensor);
+  return state;
+}
+
+void Trainer::set_learnt(const State& state) {
+  torch::NoGradGuard no_grad;
+  const auto at = [&](const std::string& name) { return found_in(state, name); };
+  for (auto* block : blocks_) block->weight().copy_(at("weight." + block->name));
+  for (size_t m = 0; m < priors_.size(); ++m)
+    for (const auto& [name, tensor] : priors_[m].hyperparameters())
+      Tensor(tensor).copy_(at("prior." + blocks_[m]->name + "." + name));
+  hyper_.set_state(state);
+}
+
+State Trainer::state() const {
+  auto state = learnt();
   const auto moments = [&](const char* name, const std::vector<Tensor>& list) {
     for (size_t m = 0; m < list.size(); ++m)
       state[fmt::format("{}.{}", name, blocks_[m]->name)] = kept(list[m]);
@@ -41,28 +64,20 @@ State Trainer::state() const {
     }
   }
   const std::vector<double> numbers = {prior_factor_, rate_factor_, best_log_likelihood_,
-                                       far_from_mode_ ? 1.0 : 0.0};
+                                       far_from_mode_ ? 1.0 : 0.0, best_evidence_};
   const std::vector<int64_t> counts = {epoch_, full_epochs_, restarts_, refreshes_};
   state["numbers"] = torch::tensor(numbers, torch::kFloat64);
   state["counts"] = torch::tensor(counts, torch::kInt64);
   for (const auto& [name, tensor] : good_) state["good." + name] = tensor;
+  for (const auto& [name, tensor] : best_) state["best." + name] = tensor;
   return state;
 }
 
 void Trainer::set_state(const State& state) {
   torch::NoGradGuard no_grad;
   if (kfac_) kfac_->leave();
-  const auto at = [&](const std::string& name) {
-    const auto found = state.find(name);
-    if (found == state.end())
-      throw IoError(
-          fmt::format("the state lacks \"{}\": it belongs to another configuration", name));
-    return found->second;
-  };
-  for (auto* block : blocks_) block->weight().copy_(at("weight." + block->name));
-  for (size_t m = 0; m < priors_.size(); ++m)
-    for (const auto& [name, tensor] : priors_[m].hyperparameters())
-      Tensor(tensor).copy_(at("prior." + blocks_[m]->name + "." + name));
+  const auto at = [&](const std::string& name) { return found_in(state, name); };
+  set_learnt(state);
   const auto moments = [&](const std::string& name, std::vector<Tensor>& list) {
     list.clear();
     for (const auto* block : blocks_) {
@@ -103,11 +118,14 @@ void Trainer::set_state(const State& state) {
   const auto numbers = at("numbers"), counts = at("counts");
   prior_factor_ = numbers[0].item<double>(), rate_factor_ = numbers[1].item<double>();
   best_log_likelihood_ = numbers[2].item<double>(), far_from_mode_ = numbers[3].item<double>() > 0;
+  best_evidence_ = numbers[4].item<double>();
   epoch_ = counts[0].item<int64_t>(), full_epochs_ = counts[1].item<int64_t>();
   restarts_ = counts[2].item<int64_t>(), refreshes_ = counts[3].item<int64_t>();
-  good_.clear();
-  for (const auto& [name, tensor] : state)
+  good_.clear(), best_.clear();
+  for (const auto& [name, tensor] : state) {
     if (name.starts_with("good.")) good_[name.substr(5)] = tensor;
+    if (name.starts_with("best.")) best_[name.substr(5)] = tensor;
+  }
 }
 
 }  // namespace evariste

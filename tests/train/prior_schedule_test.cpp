@@ -168,3 +168,53 @@ TEST_CASE("in the burn-in a part of the prior pulls, with sgd all of it", "[trai
   }
   CHECK(alone.factor() == Approx(expected).epsilon(1e-12));
 }
+
+TEST_CASE("penalties of residual pathway priors are precisions that stay", "[train][prior]") {
+  SmallTraining small;
+  small.prior.init = "penalty";
+  small.prior.update = "none";
+  small.prior.penalties = {1e-3, 0.05};
+  const auto trainer = small.make();
+  const auto expected = [](const std::string& name) {  // 2 c N: mean loss + c |theta|^2
+    return std::log(2 * 60 * (name.starts_with("0.1.") ? 0.05 : 1e-3));
+  };
+  while (!trainer->is_done()) trainer->run_epoch();
+  const auto names = trainer->block_names();
+  const auto found = log_precisions(*trainer);
+  for (size_t m = 0; m < names.size(); ++m) {
+    CAPTURE(names[m]);
+    CHECK(found[m] == Approx(expected(names[m])).epsilon(1e-12));
+  }
+  small.prior.penalties = {};
+  CHECK_THROWS_WITH(small.make(), Contains("prior.penalties"));
+}
+
+TEST_CASE("the best refresh is what a training ends with, if it still is the best",
+          "[train][prior][resume]") {
+  SmallTraining small;
+  small.train.optimiser = "sgd";
+  small.train.lr = 0.05;
+  small.train.epochs = 8;
+  small.train.refresh.samples = 0;
+  const auto last = small.make();
+  while (!last->is_done()) last->run_epoch();
+  small.train.keep = "best";
+  const auto best = small.make();
+  auto resumed = small.make();
+  while (!best->is_done()) {
+    best->run_epoch();
+    resumed->run_epoch();
+    const auto state = resumed->state();
+    resumed = small.make();
+    resumed->set_state(state);
+  }
+  for (auto* trainer : {last.get(), best.get(), resumed.get()}) {
+    torch::NoGradGuard no_grad;  // the last epoch goes wrong
+    trainer->network().named_parameters()["3.weight"].mul_(-3);
+  }
+  const double of_last = last->outcome().evidence.log_evidence;
+  const double of_best = best->outcome().evidence.log_evidence;
+  CHECK(of_best > of_last + 10);
+  CHECK(resumed->outcome().evidence.log_evidence == of_best);
+  CHECK(best->outcome().evidence.log_evidence == of_best);  // asked again: the same
+}

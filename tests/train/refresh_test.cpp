@@ -75,3 +75,54 @@ TEST_CASE("the final evidence of a float32 network has float64 eigenvalues", "[t
   const auto evidence = evaluate_evidence(fit, Softmax(), trainer->priors());
   CHECK(outcome.evidence.log_evidence == Approx(evidence.log_evidence).epsilon(1e-12));
 }
+
+TEST_CASE("metrics do not depend on how a set is cut into batches", "[train][refresh]") {
+  SmallTraining small;
+  const auto trainer = small.make();
+  trainer->run_epoch();
+  const auto whole = plug_in_metrics(trainer->network(), *small.likelihood, small.test, 30);
+  for (const int64_t batch : {1, 7, 29}) {
+    const auto cut = plug_in_metrics(trainer->network(), *small.likelihood, small.test, batch);
+    CHECK(cut.nll == Approx(whole.nll).epsilon(1e-12));
+    CHECK(cut.accuracy == whole.accuracy);
+  }
+}
+
+TEST_CASE("the final evidence has the precisions that the training ends with", "[train][refresh]") {
+  SmallTraining small;
+  small.prior.settle = 0;  // the last refresh moves them
+  const auto trainer = small.make();
+  EpochRecord last;
+  while (!trainer->is_done()) last = trainer->run_epoch();
+  const auto found = trainer->outcome().evidence;
+  const auto expected = log_precisions(*trainer);
+  bool moved = false;
+  for (size_t m = 0; m < expected.size(); ++m) {
+    CHECK(std::log(found.blocks[m].prior_precision) == Approx(expected[m]));
+    moved =
+        moved || std::abs(std::log(last.evidence->blocks[m].prior_precision) - expected[m]) > 0.01;
+  }
+  CHECK(moved);  // the record of the epoch has those it began with
+}
+
+TEST_CASE("flips and crops are of the steps alone", "[train][refresh]") {
+  SmallTraining small;
+  small.train.optimiser = "sgd";
+  small.train.burn_in = 0;
+  small.train.epochs = 2;
+  const auto after = [&](bool flip_crop, double lr) {
+    small.train.flip_crop = flip_crop;
+    small.train.lr = lr;
+    const auto trainer = small.make();
+    const auto record = trainer->run_epoch();
+    return std::pair(record, trainer->outcome());
+  };
+  const auto [record, outcome] = after(true, 1e-300);  // weights stay: all else is as without
+  const auto [plain_record, plain_outcome] = after(false, 1e-300);
+  CHECK(record.evidence->log_evidence == plain_record.evidence->log_evidence);
+  CHECK(record.test_nll == plain_record.test_nll);
+  CHECK(outcome.evidence.log_evidence == plain_outcome.evidence.log_evidence);
+  CHECK(outcome.test.nll == plain_outcome.test.nll);
+  CHECK(record.train_loss != plain_record.train_loss);
+  CHECK(after(true, 0.05).second.test.nll != after(false, 0.05).second.test.nll);
+}

@@ -35,8 +35,10 @@ std::unique_ptr<Trainer> SmallTraining::make(const Processes* processes) {
     const auto y = samples.y.is_floating_point() ? samples.y.to(type) : samples.y;
     return Samples{samples.x.to(type).to(device), y.to(device), samples.total};
   };
-  return std::make_unique<Trainer>(network, likelihood, typed(data), typed(test), train, prior,
-                                   prior_keys, Stream(1).split("train"), log_, processes);
+  return std::make_unique<Trainer>(
+      network, likelihood, typed(data), typed(test), train, prior, prior_keys,
+      Stream(1).split("train"), log_, processes,
+      augmentation ? std::make_shared<AffineAugmentation>(*augmentation) : nullptr);
 }
 
 std::vector<double> numbers_of(const EpochRecord& r) {

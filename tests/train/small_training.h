@@ -24,6 +24,7 @@ struct SmallTraining {
       "{ type = 'linear', out = 3 }";
   torch::ScalarType type = torch::kFloat64;
   torch::Device device = torch::kCPU;
+  std::optional<AugmentationOptions> augmentation;
   /// The data that make() gives: handles, so that writing to x reaches the trainers made before.
   Samples data, test;
   std::string log_text() const { return log_stream_.str(); }
