@@ -83,7 +83,38 @@ class Run:
     @property
     def members(self):
         """Names of the trainings with at least one epoch."""
-        return [name for name in MEMBERS if self.group(name, "trace") is not None]
+        own = sorted(self.config.get("variant", {}))
+        return [name for name in [*MEMBERS, *(n for n in own if n not in MEMBERS)]
+                if self.group(name, "trace") is not None]
+
+    def title(self, member):
+        """What the tables call a training."""
+        own = self.config.get("variant", {}).get(member, {}).get("title")
+        known = MEMBERS.get(member, member)
+        base = self.config.get("title")
+        if member == "evidence" and base:
+            known = f"{base}, evidence"
+        return own.replace("{}", base or "network") if own else known
+
+    @property
+    def symmetries(self):
+        """Names of the bandwidths and augmentation ranges that some training learnt."""
+        known = {"prior_precision", "effective_dimension", "parameters", "squared_norm",
+                 "trace_ratio"}
+        found = {}
+        for member in self.members:
+            group = self.group(member, "blocks")
+            for name in [] if group is None else group.data_vars:
+                if name not in known:
+                    found[str(name)] = None
+        return list(found)
+
+    def symmetry(self, member, name):
+        """(epochs, values) of a bandwidth or range; empty where the training has none."""
+        group = self.group(member, "blocks")
+        if group is None or name not in group:
+            return np.empty(0), np.empty(0)
+        return group["epoch"].values, group[name].values.astype(float)
 
     @property
     def first_trace(self):
@@ -206,14 +237,14 @@ def read_run(folder):
     return run
 
 
-def named_runs():
+def named_runs(experiment="layerwise"):
     """The runs that the environment names: EVARISTE_RUN, several folders separated like a PATH.
-    Without it, those of the last layerwise run in results/."""
+    Without it, those of the experiment's last run in results/."""
     named = os.environ.get("EVARISTE_RUN", "")
     if named:
         folders = [Path(part) for part in named.split(os.pathsep) if part]
     else:
-        results = Path(__file__).resolve().parent.parent / "results/layerwise"
+        results = Path(__file__).resolve().parent.parent / "results" / experiment
         files = sorted(results.glob("*-*-seed*/run.h5"), key=lambda file: file.stat().st_mtime)
         if not files:
             raise RunError(f"{results}: no run there; run layerwise or name one in EVARISTE_RUN")

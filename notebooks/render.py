@@ -1,8 +1,8 @@
 """Figures and reports of `layerwise` runs, finished or not, from the notebook beside this file.
 
-    python notebooks/render.py [--out OUT] RUNFOLDER...
+    python notebooks/render.py [--notebook NAME] [--out OUT] RUNFOLDER...
 
-Each RUNFOLDER gets figure.png and report.html about itself; OUT, if given, gets those of all of
+The notebook is NAME.ipynb beside this file, layerwise.ipynb without. Each RUNFOLDER gets figure.png and report.html about itself; OUT, if given, gets those of all of
 them together, one column per task. Exit codes: 0 done, 1 the notebook failed, 2 wrong use, 4 a
 damaged run file or a folder that cannot be written.
 """
@@ -14,7 +14,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-NOTEBOOK = Path(__file__).resolve().parent / "layerwise.ipynb"
+HERE = Path(__file__).resolve().parent
 FIGURE_TAG = "figure"  # the cell whose picture becomes figure.png
 TIMEOUT_SECONDS = 600  # of a cell, and of the kernel's start
 
@@ -25,7 +25,7 @@ class RenderError(Exception):
         self.code = code
 
 
-def execute(folders, scratch):
+def execute(notebook, folders, scratch):
     """The executed notebook about these run folders, in a kernel of its own."""
     import nbformat
     from nbconvert.preprocessors import CellExecutionError, ExecutePreprocessor
@@ -38,12 +38,12 @@ def execute(folders, scratch):
     executor = ExecutePreprocessor(config=config, kernel_name="python3", timeout=TIMEOUT_SECONDS,
                                    startup_timeout=TIMEOUT_SECONDS)
     try:
-        return executor.preprocess(nbformat.read(NOTEBOOK, as_version=4),
-                                   {"metadata": {"path": str(NOTEBOOK.parent)}})[0]
+        return executor.preprocess(nbformat.read(notebook, as_version=4),
+                                   {"metadata": {"path": str(HERE)}})[0]
     except CellExecutionError as error:
-        raise RenderError(1, f"{NOTEBOOK}: {error.ename}: {error.evalue}") from error
+        raise RenderError(1, f"{notebook}: {error.ename}: {error.evalue}") from error
     except (RuntimeError, TimeoutError) as error:  # the kernel died, does not start or answer
-        raise RenderError(1, f"{NOTEBOOK}: {str(error).splitlines()[0]}") from error
+        raise RenderError(1, f"{notebook}: {str(error).splitlines()[0]}") from error
 
 
 def picture(executed):
@@ -53,7 +53,7 @@ def picture(executed):
             for output in cell.outputs:
                 if "image/png" in output.get("data", {}):
                     return base64.b64decode(output["data"]["image/png"])
-    raise RenderError(1, f"{NOTEBOOK}: no cell tagged \"{FIGURE_TAG}\" shows a picture")
+    raise RenderError(1, f"no cell tagged \"{FIGURE_TAG}\" shows a picture")
 
 
 def page(executed, title):
@@ -82,7 +82,7 @@ def write(path, content):
         raise RenderError(4, f"{path}: cannot be written: {error.strerror}") from error
 
 
-def render(out, folders, scratch):
+def render(notebook, out, folders, scratch):
     from layerwise_runs import RunError, read_run
 
     for folder in folders:
@@ -98,14 +98,15 @@ def render(out, folders, scratch):
             raise RenderError(4, f"{out}: cannot be made: {error.strerror}") from error
         targets.append((out, folders))
     for target, named in targets:
-        executed = execute(named, scratch)
-        title = "layerwise: " + ", ".join(folder.name for folder in named)
+        executed = execute(notebook, named, scratch)
+        title = f"{notebook.stem}: " + ", ".join(folder.name for folder in named)
         write(target / "figure.png", picture(executed))
         write(target / "report.html", page(executed, title).encode())
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--notebook", default="layerwise", metavar="NAME")
     parser.add_argument("--out", type=lambda name: Path(name).resolve(),
                         help="folder of the common figure")
     parser.add_argument("folders", type=Path, nargs="+", metavar="RUNFOLDER")
@@ -118,7 +119,7 @@ def main():
                           JUPYTER_PREFER_ENV_PATH="1", JUPYTER_PLATFORM_DIRS="1",
                           PYDEVD_DISABLE_FILE_VALIDATION="1")
         try:
-            render(options.out, folders, Path(scratch))
+            render(HERE / f"{options.notebook}.ipynb", options.out, folders, Path(scratch))
         except RenderError as error:
             print(f"error: {error}", file=sys.stderr)
             return error.code

@@ -9,12 +9,73 @@
 #include "core/expect.h"
 #include "core/nearest.h"
 #include "laplace/priors/builtin.h"
+#include "layerwise/tasks.h"
+#include "nn/averaged.h"
 #include "train/trainer.h"
 
 namespace evariste {
 namespace {
 
 constexpr int64_t kMostSeeds = 10000;
+
+/// Controls that every configuration has; {} is its title.
+constexpr const char* kControls = R"(
+map = { title = "{}, matched prior held fixed", prior = { update = "none" } }
+conv = { title = "strict CONV, evidence", pathways = ["conv"], prior = { lean = 1.0 } }
+fc = { title = "strict FC, evidence", pathways = ["fc"], prior = { lean = 1.0 } }
+unit = { title = "{}, evidence, unit start", prior = { init = "unit" } }
+map-unit = { title = "{}, unit prior held fixed", prior = { init = "unit", update = "none" } }
+rpp = { title = "{}, penalties of residual pathway priors", prior = { init = "penalty", update = "none" } }
+sgd = { title = "{}, evidence, SGD", train = { optimiser = "sgd" } }
+)";
+
+/// Those, and under them the variants of the configuration.
+toml::table all_variants(const LayerwiseConfig& config) {
+  auto all = parse_toml(kControls, "controls");
+  merge_over(all, config.variant);
+  return all;
+}
+
+/// "FC+CONV" for the pathways conv and fc, the most flexible first; "network" for one without.
+std::string title_of(const LayerwiseConfig& config) {
+  static const std::map<std::string, std::string> titles = {
+      {"fc", "FC"},          {"conv", "CONV"},          {"factored_fc", "F-FC"},
+      {"sparse_fc", "S-FC"}, {"sparse_conv", "S-CONV"}, {"group_conv", "GCONV"}};
+  if (!config.title.empty()) return config.title;
+  std::string title;
+  for (const auto& type : pathway_types(config.network)) {
+    const auto& kept = config.pathways;
+    if (!kept.empty() && std::find(kept.begin(), kept.end(), type) == kept.end()) continue;
+    const auto known = titles.find(type);
+    title = (known == titles.end() ? type : known->second) + (title.empty() ? "" : "+") + title;
+  }
+  return title.empty() ? "network" : title;
+}
+
+/// What the configuration says with the variant laid over it.
+LayerwiseConfig with_variant(const LayerwiseConfig& config, const std::string& name,
+                             toml::table change) {
+  change.erase("title");
+  auto table = to_toml(config);
+  table.erase("variant");
+  auto* prior = table["prior"].as_table();
+  if (const auto type = change["prior"]["type"].value<std::string>();
+      type && *type != (*prior)["type"].value_or(std::string())) {
+    const auto shared = to_toml(PriorUpdateConfig());  // the keys of the other type go with it
+    toml::table kept;
+    for (const auto& [key, value] : *prior)
+      if (shared.contains(key.str()))
+        value.visit([&, &n = key](const auto& v) { kept.insert(n, v); });
+    *prior = std::move(kept);
+  }
+  if (change["network"].as_table()) table.erase("network");  // another one, not a part of it
+  merge_over(table, change);
+  try {
+    return read_layerwise(table);
+  } catch (const UsageError& error) {
+    throw UsageError(fmt::format("variant.{}: {}", name, error.what()));
+  }
+}
 
 std::string path_type(const toml::node& path) {
   if (const auto* list = path.as_array(); list && !list->empty()) return path_type((*list)[0]);
@@ -73,8 +134,21 @@ std::string network_place(const toml::table& network) {
 
 }  // namespace
 
-std::vector<std::string> control_names() {
-  return {"map", "conv", "fc", "unit", "sgd", "map-unit"};
+AugmentationOptions to_options(const AugmentationConfig& config) {
+  const auto& names = AffineAugmentation::kNames;
+  AugmentationOptions options;
+  options.copies = config.copies;
+  options.start = {config.translation_x, config.translation_y, config.rotation,
+                   config.scale_x,       config.scale_y,       config.shear};
+  options.learns = {};
+  for (const auto& name : config.learn) {
+    const auto found = std::find(names.begin(), names.end(), name);
+    if (found == names.end())
+      throw UsageError("augmentation.learn: " +
+                       unknown_name("range", name, {names.begin(), names.end()}));
+    options.learns[static_cast<size_t>(found - names.begin())] = true;
+  }
+  return options;
 }
 
 std::vector<std::string> pathway_types(const toml::table& network) {
@@ -105,7 +179,7 @@ toml::table with_classes(const toml::table& network, int64_t classes) {
   return out;
 }
 
-toml::table keep_pathways(const toml::table& network, std::string_view type) {
+toml::table keep_pathways(const toml::table& network, const std::vector<std::string>& types) {
   toml::table out = network;
   auto* layers = out["layer"].as_array();
   if (!layers) throw UsageError("network: key \"layer\" is missing");
@@ -116,16 +190,17 @@ toml::table keep_pathways(const toml::table& network, std::string_view type) {
     toml::array kept;
     if (const auto* paths = (*table)["of"].as_array())
       for (const auto& path : *paths)
-        if (path_type(path) == type) path.visit([&](const auto& p) { kept.push_back(p); });
+        if (std::find(types.begin(), types.end(), path_type(path)) != types.end())
+          path.visit([&](const auto& p) { kept.push_back(p); });
     if (kept.empty())
-      throw UsageError(
-          fmt::format("network: control {} needs a pathway of that type in every sum", type));
+      throw UsageError(fmt::format("pathways: every sum needs one of {}, found none in a sum",
+                                   fmt::join(types, ", ")));
     table->insert_or_assign("of", std::move(kept));
     ++sums;
   }
   if (sums == 0)
     throw UsageError(
-        fmt::format("network: control {} keeps one pathway of every sum, found no sum", type));
+        fmt::format("pathways: {} are kept of every sum, found no sum", fmt::join(types, ", ")));
   return out;
 }
 
@@ -149,38 +224,45 @@ std::string prior_help() {
   return text;
 }
 
-int64_t task_classes(const std::string& task) { return task == "digit" ? 10 : 40; }
-
 Member make_member(const LayerwiseConfig& config, const std::string& name) {
+  toml::table change;
   Member member;
   member.name = name;
-  member.network = config.network;
-  member.train = config.train;
-  split_prior(config.prior, member.prior, member.prior_keys);
+  member.title = title_of(config) + ", evidence";
+  if (name != "evidence") {
+    const auto variants = all_variants(config);
+    std::vector<std::string> names;
+    for (const auto& [key, value] : variants) names.emplace_back(key.str());
+    const auto* found = variants[name].as_table();
+    if (!found) throw UsageError("controls: " + unknown_name("control", name, names));
+    change = *found;
+    expect_known_keys(change, {"title", "pathways", "train", "prior", "augmentation", "network"},
+                      "variant." + name);
+    auto title = change["title"].value_or(name);
+    const auto hole = title.find("{}");
+    member.title = hole == std::string::npos ? title : title.replace(hole, 2, title_of(config));
+    const auto place = std::find(config.controls.begin(), config.controls.end(), name);
+    member.place = 1 + (place - config.controls.begin());
+  }
+  const auto own = change.empty() ? config : with_variant(config, name, change);
+  member.network = own.pathways.empty() ? own.network : keep_pathways(own.network, own.pathways);
+  member.train = own.train;
+  member.augmentation = own.augmentation;
+  split_prior(own.prior, member.prior, member.prior_keys);
   expect_valid(member.train);
   expect_valid(member.prior);
-  if (name == "evidence") return member;
-  if (name == "map") {
-    member.prior.update = "none";
-  } else if (name == "conv" || name == "fc") {
-    member.network = keep_pathways(config.network, name);
-    member.prior.lean = 1;
-  } else if (name == "unit") {
-    member.prior.init = "unit";
-  } else if (name == "map-unit") {
-    member.prior.init = "unit";
-    member.prior.update = "none";
-  } else if (name == "sgd") {
-    member.train.optimiser = "sgd";
-  } else {
-    throw UsageError("controls: " + unknown_name("control", name, control_names()));
-  }
+  expect_at_least("augmentation.copies", member.augmentation.copies, 0);
+  to_options(member.augmentation);
+  if (member.train.flip_crop && member.augmentation.copies > 0)
+    throw UsageError(
+        "train.flip_crop and augmentation.copies are two ways of one thing: leave one of them out");
   return member;
 }
 
 void expect_valid(const LayerwiseConfig& config) {
-  const std::vector<std::string> tasks = {"digit", "quadrant"};
-  if (config.tasks.empty()) throw UsageError("tasks: expected digit, quadrant or both, found none");
+  const auto tasks = task_names();
+  if (config.tasks.empty())
+    throw UsageError(fmt::format("tasks: expected some of {}, found none", fmt::join(tasks, ", ")));
   for (size_t i = 0; i < config.tasks.size(); ++i) {
     const auto& task = config.tasks[i];
     if (std::find(tasks.begin(), tasks.end(), task) == tasks.end())
@@ -199,15 +281,12 @@ void expect_valid(const LayerwiseConfig& config) {
   members.insert(members.begin(), "evidence");
   for (const auto& name : members) {
     const auto member = make_member(config, name);
-    const auto network =
-        build_network(member.network, network_place(config.network), task_classes("quadrant"));
-    if (network->input() != std::vector<int64_t>{1, 32, 32})
-      throw UsageError(
-          fmt::format("network.input: expected [1, 32, 32], the images of the tasks, "
-                      "found {}",
-                      shape_text(network->input())));
-    if (name == "evidence") expect_same_pathways(config.network, *network);
-    make_priors(*network, member.prior, member.prior_keys);
+    int64_t classes = 0;
+    for (const auto& task : config.tasks) classes = std::max(classes, task_classes(task));
+    const auto network = build_network(member.network, network_place(config.network), classes);
+    for (const auto& task : config.tasks) expect_input(task, network->input());
+    expect_same_pathways(member.network, *network);
+    make_priors(*network, member.prior, member.prior_keys, config.data.train);
     const auto epochs = member.train.epochs - member.train.burn_in;
     if (member.prior.update != "none" && member.prior.settle >= epochs)
       throw UsageError(fmt::format(
@@ -226,7 +305,9 @@ void expect_valid(const LayerwiseConfig& config) {
             fmt::format("network: expected an output for each label of {} ({}), found {}", task,
                         classes, of_task->outputs()));
       of_task->eval();
-      expect_trainable(*of_task, Softmax(), member.train, config.data.train);
+      const auto trained =
+          member.augmentation.copies > 0 ? std::make_shared<AveragedNetwork>(*of_task) : of_task;
+      expect_trainable(*trained, Softmax(), member.train, config.data.train);
     }
   }
 }

@@ -5,45 +5,86 @@
 
 #include "io/command_line.h"
 #include "io/config.h"
+#include "nn/affine_augmentation.h"
 #include "train/config.h"
 
 namespace evariste {
 
 struct LayerwiseData {
-  std::string set = "mnist";
+  std::string set = "mnist", scaling = "standard";
   int64_t train = 5000, test = 10000, seed = 711;
 
   template <class Visitor>
   void visit(Visitor&& field) {
-    field("set", set, "data set of 28 x 28 digits the tasks are made from");
+    field("set", set, "data set the tasks are made from; digit and quadrant want 28 x 28 grey");
+    field("scaling", scaling,
+          "pixels as (x/255 - mean)/std of the data set, or as x/255: 0 where an image ends",
+          {"standard", "pixel"});
     field("train", train, "training images, a random subset");
     field("test", test, "test images, the first ones");
-    field("seed", seed, "of the subset and of the quadrants; the same for every run");
+    field("seed", seed, "of the subset and of what is made of it; the same for every run");
   }
 };
 
-struct LayerwiseConfig {
-  int64_t seed = 1, seeds = 1, control_seeds = 1;
-  std::vector<std::string> tasks = {"digit", "quadrant"};
-  std::vector<std::string> controls = {"map", "conv"};
-  bool report = true;
-  LayerwiseData data;
-  TrainConfig train;
-  toml::table prior;
-  toml::table network;
+/// Copies of every image under affine maps, their outputs averaged (LILA, Augerino).
+struct AugmentationConfig {
+  int64_t copies = 0;
+  std::vector<std::string> learn = {"translation_x", "translation_y", "rotation",
+                                    "scale_x",       "scale_y",       "shear"};
+  double translation_x = 0, translation_y = 0, rotation = 0, scale_x = 0, scale_y = 0, shear = 0;
 
   template <class Visitor>
   void visit(Visitor&& field) {
+    field("copies", copies, "of each image, their outputs averaged; 0: no augmentation");
+    field("learn", learn, "ranges that are learnt, as train.hyper.score says; others stay");
+    field("translation_x", translation_x, "range at the start, in halves of an image");
+    field("translation_y", translation_y, "the same");
+    field("rotation", rotation, "range at the start, in radians");
+    field("scale_x", scale_x, "range at the start of the logarithm of a scale");
+    field("scale_y", scale_y, "the same");
+    field("shear", shear, "range at the start");
+  }
+};
+
+/// Throws UsageError for an unknown range.
+AugmentationOptions to_options(const AugmentationConfig& config);
+
+struct LayerwiseConfig {
+  std::string title;
+  int64_t seed = 1, seeds = 1, control_seeds = 1;
+  std::vector<std::string> tasks = {"digit", "quadrant"};
+  std::vector<std::string> controls = {"map", "conv"};
+  std::vector<std::string> pathways;
+  bool report = true;
+  LayerwiseData data;
+  TrainConfig train;
+  AugmentationConfig augmentation;
+  toml::table prior;
+  toml::table network;
+  toml::table variant;
+
+  template <class Visitor>
+  void visit(Visitor&& field) {
+    field("title", title, "what the tables call the network; empty: by its pathways");
     field("seed", seed, "first seed: weights, order of the images, Monte Carlo");
     field("seeds", seeds, "how many seeds, from the first one on");
     field("control_seeds", control_seeds, "how many of them run the controls too");
-    field("tasks", tasks, "digit: the label ignores the position; quadrant: it needs it");
-    field("controls", controls, "map, conv, fc, unit, sgd, map-unit: see layerwise --help");
+    field("tasks", tasks,
+          "digit: the label ignores the position; quadrant: it needs it; or the data set upright, "
+          "rotated (by up to 180 degrees), half-rotated (90), translated, scaled");
+    field("controls", controls,
+          "trainings beside the evidence's: map, conv, fc, unit, sgd, map-unit, or a [variant.*]");
+    field("pathways", pathways,
+          "types of pathways that every sum of the network keeps; empty: all");
     field("report", report, "make figure.png and report.html with the notebook at the end");
     field("data", data, "the images");
     field("train", train, "the training");
     field("prior", prior, "the prior of each block: type, its keys, and how the evidence moves it");
+    field("augmentation", augmentation, "copies of the images");
     field("network", network, "the network file with every pathway");
+    field("variant", variant,
+          "controls of one's own, each a table with what it changes: title, pathways, train, "
+          "prior, augmentation, network");
   }
 };
 
@@ -56,25 +97,26 @@ std::string prior_help();
 /// One training within a run: the evidence run or a control.
 struct Member {
   std::string name;     ///< "evidence", "map", "conv", ...
+  std::string title;    ///< what the tables call it
+  int64_t place = 0;    ///< in the tables
   toml::table network;  ///< with the pathways it has
+  AugmentationConfig augmentation;
   TrainConfig train;
   PriorUpdateConfig prior;
   toml::table prior_keys;  ///< of the prior's own type
 };
 
-/// Labels of digit (10) or quadrant (40).
-int64_t task_classes(const std::string& task);
-
-/// "evidence", then the controls of the configuration. Throws UsageError for unknown names.
+/// "evidence", a control of every configuration ("map", "conv", ...), or one of its variants.
+/// Throws UsageError for unknown names.
 Member make_member(const LayerwiseConfig& config, const std::string& name);
-std::vector<std::string> control_names();
 
 /// Refuses with UsageError what can be refused before images are read and folders made: tasks,
 /// seeds, controls, and for each member its network and its prior.
 void expect_valid(const LayerwiseConfig& config);
 
-/// The network with only the pathways of one type ("conv", "fc") in every sum.
-toml::table keep_pathways(const toml::table& network, std::string_view type);
+/// The network with only the pathways of some types ("conv", "fc") in every sum. Throws UsageError
+/// for a sum that would have none.
+toml::table keep_pathways(const toml::table& network, const std::vector<std::string>& types);
 /// The network with the number of labels in place of the width "classes": a file of its own.
 toml::table with_classes(const toml::table& network, int64_t classes);
 /// Types of the pathways of the first sum, in order.

@@ -4,6 +4,8 @@
 #include <cmath>
 #include <numeric>
 
+#include "layerwise/tasks.h"
+
 namespace evariste {
 namespace {
 
@@ -29,12 +31,11 @@ const Result* find(const Run& run, const std::string& member) {
 }
 
 /// Share of the pathway `type` in each layer that has it.
-std::vector<double> shares_of(const Result& r, const std::vector<std::string>& pathways,
-                              std::string_view type) {
-  const auto found = std::find(pathways.begin(), pathways.end(), type);
+std::vector<double> shares_of(const Result& r, std::string_view type) {
+  const auto found = std::find(r.pathways.begin(), r.pathways.end(), type);
   std::vector<double> out;
-  if (found == pathways.end()) return out;
-  const auto k = static_cast<size_t>(found - pathways.begin());
+  if (found == r.pathways.end()) return out;
+  const auto k = static_cast<size_t>(found - r.pathways.begin());
   for (const auto& layer : r.shares_variance)
     if (layer.size() > 1 && k < layer.size()) out.push_back(layer[k]);
   return out;
@@ -79,22 +80,21 @@ class Claim {
   int64_t seeds_ = 0, hold_ = 0;
 };
 
-std::string all_trainings(const std::vector<Run>& runs, const std::vector<std::string>& pathways,
-                          int64_t first_seed) {
+std::string all_trainings(const std::vector<Run>& runs, int64_t first_seed) {
   std::string out =
       "| seed | network | accuracy % | test NLL | log q/N | plain KFAC | decrement | gap | checks "
       "| "
       "conv share per layer | seconds |\n|---|---|---|---|---|---|---|---|---|---|---|\n";
   for (size_t s = 0; s < runs.size(); ++s)
-    for (const auto& member : member_order()) {
+    for (const auto& member : member_order(runs)) {
       const auto* r = find(runs[s], member);
       if (!r) continue;
       out += fmt::format(
           "| {} | {} | {:.2f} | {:.3f} | {:.3f} | {:.3f} | {:.3f} | {:+.2f} | {} | {} | {:.0f} |\n",
-          first_seed + static_cast<int64_t>(s), member_title(member), 100 * r->accuracy, r->nll,
-          r->per_datum(r->log_evidence), r->per_datum(r->plain_log_evidence), r->decrement, r->gap,
-          r->believable ? "pass" : (r->alive ? "FAIL" : "dead"),
-          share_text(shares_of(*r, pathways, "conv")), r->seconds);
+          first_seed + static_cast<int64_t>(s), member_title(runs, member), 100 * r->accuracy,
+          r->nll, r->per_datum(r->log_evidence), r->per_datum(r->plain_log_evidence), r->decrement,
+          r->gap, r->believable ? "pass" : (r->alive ? "FAIL" : "dead"),
+          share_text(shares_of(*r, "conv")), r->seconds);
     }
   return out + "\n";
 }
@@ -122,8 +122,9 @@ std::string ranking(const std::vector<Run>& runs) {
       "plain over the {} trainings whose checks pass, {:.2f} over all {}. Of those that pass, the "
       "highest evidence ({}) has test NLL {:.3f}; the lowest test NLL is {:.3f} ({}).\n",
       rank_correlation(corrected, nll), rank_correlation(plain, nll), corrected.size(),
-      rank_correlation(all_corrected, all_nll), all_corrected.size(), member_title(names[best]),
-      -nll[best], -nll[best_nll], member_title(names[best_nll]));
+      rank_correlation(all_corrected, all_nll), all_corrected.size(),
+      member_title(runs, names[best]), -nll[best], -nll[best_nll],
+      member_title(runs, names[best_nll]));
 }
 
 /// Strict convolution of the seed, or of the first seed that trained it.
@@ -134,8 +135,7 @@ const Result* strict_conv(const std::vector<Run>& runs, size_t seed) {
   return nullptr;
 }
 
-std::string digit_claims(const std::vector<Run>& runs, const std::vector<std::string>& pathways,
-                         int64_t first_seed) {
+std::string digit_claims(const std::vector<Run>& runs, int64_t first_seed) {
   Claim fit("FC+CONV by evidence within 1 point and 0.05 nats of strict CONV:");
   Claim conv("CONV variance share at least 0.95 in every layer:");
   for (size_t s = 0; s < runs.size(); ++s) {
@@ -147,7 +147,7 @@ std::string digit_claims(const std::vector<Run>& runs, const std::vector<std::st
       const double points = 100 * (e->accuracy - strict->accuracy), nats = e->nll - strict->nll;
       fit.add(seed, points >= -1 && nats <= 0.05, fmt::format("{:+.2f}, {:+.3f}", points, nats));
     }
-    const auto shares = shares_of(*e, pathways, "conv");
+    const auto shares = shares_of(*e, "conv");
     if (!shares.empty())
       conv.add(seed, *std::min_element(shares.begin(), shares.end()) >= 0.95, share_text(shares));
   }
@@ -155,7 +155,7 @@ std::string digit_claims(const std::vector<Run>& runs, const std::vector<std::st
 }
 
 std::string quadrant_claims(const std::vector<Run>& runs, const std::vector<Run>& digit,
-                            const std::vector<std::string>& pathways, int64_t first_seed) {
+                            int64_t first_seed) {
   Claim fit("At least 90 % test accuracy:");
   Claim layers("CONV share at least 0.95 in the first two layers, FC at least 0.25 in the last:");
   Claim bound("Strict CONV at most a quarter of its digit accuracy, + 1.3 points of sampling:");
@@ -164,7 +164,7 @@ std::string quadrant_claims(const std::vector<Run>& runs, const std::vector<Run>
     const auto* e = find(runs[s], "evidence");
     if (!e) continue;
     fit.add(seed, e->accuracy >= 0.9, fmt::format("{:.2f}", 100 * e->accuracy));
-    const auto conv = shares_of(*e, pathways, "conv"), fc = shares_of(*e, pathways, "fc");
+    const auto conv = shares_of(*e, "conv"), fc = shares_of(*e, "fc");
     if (conv.size() > 2 && !fc.empty())
       layers.add(seed, conv[0] >= 0.95 && conv[1] >= 0.95 && fc.back() >= 0.25,
                  fmt::format("{}, FC {:.3f}", share_text({conv[0], conv[1]}), fc.back()));
@@ -178,8 +178,7 @@ std::string quadrant_claims(const std::vector<Run>& runs, const std::vector<Run>
   return fit.markdown() + layers.markdown() + bound.markdown();
 }
 
-std::string common_claims(const std::vector<Run>& runs, const std::vector<std::string>& pathways,
-                          int64_t first_seed) {
+std::string common_claims(const std::vector<Run>& runs, int64_t first_seed) {
   Claim better("Lower test NLL by evidence than with the same matched prior held fixed:");
   Claim fixed("delta |theta|^2 within 5 % of gamma in every block not pruned, evidence:");
   Claim sgd("The checks of the SGD run fail:");
@@ -190,8 +189,7 @@ std::string common_claims(const std::vector<Run>& runs, const std::vector<std::s
                *first_order = find(runs[s], "sgd");
     if (e && map) {
       better.add(seed, e->nll < map->nll, fmt::format("{:+.3f}", e->nll - map->nll));
-      const auto with = shares_of(*e, pathways, "conv"),
-                 without = shares_of(*map, pathways, "conv");
+      const auto with = shares_of(*e, "conv"), without = shares_of(*map, "conv");
       std::string difference;
       double largest = 0;
       for (size_t l = 0; l < with.size() && l < without.size(); ++l) {
@@ -226,18 +224,17 @@ double rank_correlation(const std::vector<double>& a, const std::vector<double>&
   return xx > 0 && yy > 0 ? xy / std::sqrt(xx * yy) : kNaN;
 }
 
-std::string findings(const Runs& runs, const std::vector<std::string>& pathways,
-                     int64_t first_seed) {
+std::string findings(const Runs& runs, const std::string& set, int64_t first_seed) {
   std::string out;
+  const auto digit = runs.find("digit");
   for (const auto& [task, of_task] : runs) {
-    out += fmt::format("### {}-MNIST, training by training\n\n", task) +
-           all_trainings(of_task, pathways, first_seed);
-    const auto digit = runs.find("digit");
-    out += task == "digit"
-               ? digit_claims(of_task, pathways, first_seed)
-               : quadrant_claims(of_task, digit == runs.end() ? std::vector<Run>() : digit->second,
-                                 pathways, first_seed);
-    out += common_claims(of_task, pathways, first_seed) + ranking(of_task) + "\n";
+    out += fmt::format("### {}, training by training\n\n", task_title(task, set)) +
+           all_trainings(of_task, first_seed);
+    if (task == "digit") out += digit_claims(of_task, first_seed);
+    if (task == "quadrant")
+      out += quadrant_claims(of_task, digit == runs.end() ? std::vector<Run>() : digit->second,
+                             first_seed);
+    out += common_claims(of_task, first_seed) + ranking(of_task) + "\n";
   }
   return out;
 }

@@ -9,10 +9,9 @@ namespace evariste {
 /// Runs of every seed, by task.
 using Runs = std::map<std::string, std::vector<Run>>;
 
-/// Markdown: one line per training (seed, network) with all its numbers, then each claim with the
-/// seeds it holds for.
-std::string findings(const Runs& runs, const std::vector<std::string>& pathways,
-                     int64_t first_seed);
+/// `set`: the data set. Markdown: one line per training (seed, network) with all its numbers, then
+/// each claim with the seeds it holds for.
+std::string findings(const Runs& runs, const std::string& set, int64_t first_seed);
 
 /// Spearman's rank correlation, ties at their mean rank; NaN for fewer than three pairs or a
 /// constant side.

@@ -30,12 +30,11 @@ using namespace evariste;
 namespace {
 
 constexpr const char* kDescription =
-    "Layer-wise equivariance by Laplace evidence on digit- and quadrant-MNIST: the same images, "
-    "the "
-    "same network with a convolutional and a fully connected pathway in every layer. Controls: map "
-    "(the matched prior held fixed), conv and fc (one pathway only), unit (prior precision 1 at "
-    "the "
-    "start), map-unit (that held fixed), sgd (no K-FAC steps).";
+    "Layer-wise equivariance and learned augmentation by Laplace evidence. Without --config: "
+    "digit- and quadrant-MNIST, the same images, the same network with a convolutional and a fully "
+    "connected pathway in every layer. Controls: map (the matched prior held fixed), conv and fc "
+    "(one pathway only), unit (prior precision 1 at the start), map-unit (that held fixed), sgd "
+    "(no K-FAC steps), and those of the configuration's own, [variant.NAME].";
 
 struct Need {
   int64_t parameters = 0;
@@ -68,10 +67,12 @@ Need predict_need(const LayerwiseConfig& config) {
        static_cast<double>(with_controls) * static_cast<double>(config.controls.size()));
   // Flops of an epoch: a step in eigenbases costs 24 per parameter and image, the gradient of a
   // refresh 6, its factors 10; decompositions 18 n^3. Counts dense maps only.
-  const auto images = static_cast<double>(config.data.train);
-  const auto sampled = config.train.refresh.samples > 0
-                           ? std::min(images, static_cast<double>(config.train.refresh.samples))
-                           : images;
+  const auto copies = static_cast<double>(std::max<int64_t>(1, config.augmentation.copies));
+  const auto images = copies * static_cast<double>(config.data.train);
+  const auto sampled =
+      config.train.refresh.samples > 0
+          ? std::min(images, copies * static_cast<double>(config.train.refresh.samples))
+          : images;
   constexpr double kFlopsPerSecond = 1.2e11;
   const double epoch =
       (parameters * (30.0 * images + 10.0 * sampled) + 18.0 * cubes) / kFlopsPerSecond;
@@ -131,14 +132,13 @@ int layerwise(int argc, char** argv) {
     if (launched_rank() == 0) print_plan(config, cli.json);
     return 0;
   }
-  const auto out = cli.out.empty() ? source / "results/layerwise" : cli.out;
+  const auto out = cli.out.empty() ? source / "results" / cli.config.stem() : cli.out;
   const InterruptGuard guard;
   const auto processes = join_processes();
   const bool is_first = !processes || processes->rank() == 0;  // the one that reads, writes, speaks
   if (processes)
     expect_shareable(config.train, config.data.train, config.data.test, processes->size());
-  const auto digits = load_digits(config, cli.data_root);
-  const auto pathways = pathway_types(config.network);
+  const auto images = load_images(config, cli.data_root);
 
   std::string text, summary;
   Runs all;
@@ -154,27 +154,27 @@ int layerwise(int argc, char** argv) {
     for (int64_t s = 0; s < config.seeds; ++s) {
       const auto seed = config.seed + s;
       const auto folder = out / run_name(task, cli.preset, seed);
-      runs.push_back(run_task(config, task, seed, s < config.control_seeds, digits, folder, cli,
+      runs.push_back(run_task(config, task, seed, s < config.control_seeds, images, folder, cli,
                               device, processes.get()));
       folders.push_back(folder);
     }
-    text += (config.seeds == 1 ? run_table(task, runs[0], pathways)
-                               : summary_table(task, runs, pathways)) +
-            "\n";
-    summary += summary_table(task, runs, pathways) + "\n";
+    const auto title = task_title(task, config.data.set);
+    text += (config.seeds == 1 ? run_table(title, runs[0]) : summary_table(title, runs)) + "\n";
+    summary += summary_table(title, runs) + "\n";
     all[task] = runs;
-    for (const auto& row : table_rows(runs, pathways))
+    for (const auto& row : table_rows(runs))
       json[task][row.name] = {
           {"mean", row.mean}, {"std", row.std}, {"seeds", row.seeds}};  // NaN: null
   }
   if (!is_first) return 0;
-  if (config.seeds > 1) summary += findings(all, pathways, config.seed);
+  if (config.seeds > 1) summary += findings(all, config.data.set, config.seed);
   const auto name = summary_name(config, cli);
   const auto summary_file = out / fmt::format("summary-{}.md", name);
   write_atomically(summary_file, summary);
   const auto report =
       config.report
-          ? make_report(name == cli.preset ? out : std::filesystem::path(), folders, cli.quiet)
+          ? make_report(cli.config.stem().string(),
+                        name == cli.preset ? out : std::filesystem::path(), folders, cli.quiet)
           : std::string();
   throw_if_interrupted();
   std::vector<std::string> pruned;
@@ -182,7 +182,11 @@ int layerwise(int argc, char** argv) {
     for (int64_t s = 0; s < config.seeds; ++s) {
       const auto folder = out / run_name(task, cli.preset, config.seed + s);
       const auto& evidence = all[task][static_cast<size_t>(s)].at("evidence");
-      pruned.push_back(pruned_text(prune_run(folder, evidence, images_of(config, digits)), folder));
+      const auto member = make_member(config, "evidence");
+      const auto network = build_network(member.network, "[network]", task_classes(task));
+      const auto test = task_images(config, task, images.test, network->input());
+      const auto some = test.x.narrow(0, 0, std::min<int64_t>(500, test.size()));
+      pruned.push_back(pruned_text(prune_run(folder, evidence, some), folder));
     }
   if (cli.json) {
     std::fprintf(stdout, "%s\n", json.dump().c_str());

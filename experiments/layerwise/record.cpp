@@ -44,6 +44,10 @@ Recorder::Recorder(RunFile& run, const std::string& prefix, const Trainer& train
         std::pair("trace_ratio", "trace of KFAC before correction over the exact trace")})
     block_.emplace_back(name, run.series(blocks + name, {block_epoch_, block}, long_name, "1"));
 
+  for (const auto& name : trainer.symmetry_names())
+    symmetry_.push_back(
+        run.series(blocks + name, {block_epoch_}, "learned symmetry parameter", "1"));
+
   layers_ = trainer.layers().size();
   for (const auto& layer : trainer.layers()) paths_ = std::max(paths_, layer.paths.size());
   if (layers_ > 0 && paths_ > 1) {
@@ -105,6 +109,8 @@ void Recorder::append(const EpochRecord& r, double wall_seconds,
     }
     rows.emplace_back(series, std::move(row));
   }
+  for (size_t i = 0; i < symmetry_.size(); ++i)
+    rows.emplace_back(symmetry_[i], std::vector{r.symmetry[i]});
   run_.append(block_epoch_, epoch, rows);
   if (pathway_.empty()) return;
 

@@ -21,6 +21,7 @@ class Recorder {
  private:
   RunFile& run_;
   std::vector<std::pair<std::string, RunFile::Series>> trace_, block_, pathway_;
+  std::vector<RunFile::Series> symmetry_;
   RunFile::Dimension trace_epoch_{}, block_epoch_{}, pathway_epoch_{};
   size_t blocks_ = 0, layers_ = 0, paths_ = 0;
 };

@@ -29,7 +29,8 @@ bool is_fresh(const std::vector<fs::path>& targets, const std::vector<fs::path>&
 
 }  // namespace
 
-std::string make_report(const fs::path& out, const std::vector<fs::path>& folders, bool quiet) {
+std::string make_report(const std::string& experiment, const fs::path& out,
+                        const std::vector<fs::path>& folders, bool quiet) {
   auto targets = folders;
   if (!out.empty()) targets.push_back(out);
   const auto done = out.empty()
@@ -44,8 +45,10 @@ std::string make_report(const fs::path& out, const std::vector<fs::path>& folder
     return fmt::format("no figure and report: {} is not there (tools/setup makes it)",
                        python.string());
   if (!quiet) fmt::print(stderr, "making figures and reports\n");
-  const fs::path script = fs::path(EVARISTE_SOURCE_DIR) / "notebooks/render.py";
-  std::vector<std::string> words = {python.string(), script.string()};
+  const auto notebooks = fs::path(EVARISTE_SOURCE_DIR) / "notebooks";
+  const bool has_own = fs::exists(notebooks / (experiment + ".ipynb"));
+  std::vector<std::string> words = {python.string(), (notebooks / "render.py").string(),
+                                    "--notebook", has_own ? experiment : "layerwise"};
   if (!out.empty()) words.insert(words.end(), {"--out", out.string()});
   for (const auto& folder : folders) words.push_back(folder.string());
   const auto log = folders.front() / "report.log";

@@ -22,10 +22,13 @@ const BlockResult* Result::find(const std::string& name) const {
   return nullptr;
 }
 
-Result make_result(const std::string& member, const Outcome& outcome, const Trainer& trainer,
+Result make_result(const Member& member, const Outcome& outcome, const Trainer& trainer,
                    double seconds) {
   Result r;
-  r.member = member;
+  r.member = member.name;
+  r.title = member.title;
+  r.place = member.place;
+  r.pathways = pathway_types(member.network);
   r.samples = outcome.evidence.n;
   r.log_evidence = outcome.evidence.log_evidence;
   r.plain_log_evidence = outcome.plain_log_evidence;
@@ -50,6 +53,8 @@ Result make_result(const std::string& member, const Outcome& outcome, const Trai
   }
   r.shares_variance = outcome.shares_variance;
   r.shares_effective = outcome.shares_effective;
+  const auto names = trainer.symmetry_names();
+  for (size_t i = 0; i < names.size(); ++i) r.symmetry.emplace_back(names[i], outcome.symmetry[i]);
   return r;
 }
 
@@ -58,7 +63,11 @@ void put_result(State& state, const Result& r) {
   for (const auto& b : r.blocks)
     blocks.push_back({b.name, b.parameters, b.log_precision, b.effective, b.squared_norm,
                       std::isfinite(b.trace_ratio) ? Json(b.trace_ratio) : Json()});
-  const Json json = {{"samples", r.samples},
+  const Json json = {{"title", r.title},
+                     {"place", r.place},
+                     {"pathways", r.pathways},
+                     {"symmetry", r.symmetry},
+                     {"samples", r.samples},
                      {"numbers",
                       {r.log_evidence, r.log_likelihood, r.log_det_ratio, r.scatter, r.decrement,
                        r.gap, r.alive ? 1.0 : 0.0, r.believable ? 1.0 : 0.0, r.accuracy, r.nll,
@@ -78,6 +87,9 @@ std::map<std::string, Result> get_results(const State& state) {
     const auto json = Json::parse(tensor_text(tensor));
     Result r;
     r.member = name.substr(std::string(kPrefix).size());
+    r.title = json["title"], r.place = json["place"];
+    r.pathways = json["pathways"].get<std::vector<std::string>>();
+    r.symmetry = json["symmetry"].get<std::vector<std::pair<std::string, double>>>();
     r.samples = json["samples"];
     const auto& n = json["numbers"];
     r.log_evidence = number(n[0]), r.log_likelihood = number(n[1]), r.log_det_ratio = number(n[2]);

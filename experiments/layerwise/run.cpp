@@ -6,7 +6,6 @@
 #include <fstream>
 
 #include "core/error.h"
-#include "data/transform.h"
 #include "io/atomic_file.h"
 #include "io/interrupt.h"
 #include "io/run_record.h"
@@ -163,6 +162,20 @@ State share_start(const Processes* processes, const State& found, const std::str
   return state;
 }
 
+/// What every member's network takes.
+std::vector<int64_t> input_of(const LayerwiseConfig& config) {
+  std::vector<int64_t> input;
+  if (const auto* list = config.network["input"].as_array())
+    for (const auto& side : *list) input.push_back(side.value_or(int64_t{0}));
+  return input;
+}
+
+/// Null where the member has none.
+std::shared_ptr<const AffineAugmentation> augmentation_of(const Member& member) {
+  if (member.augmentation.copies == 0) return nullptr;
+  return std::make_shared<AffineAugmentation>(to_options(member.augmentation));
+}
+
 /// On the way out with an error, which is the one to tell where the disk is full too.
 void stop(RunFile& run, std::string_view status) {
   try {
@@ -183,34 +196,14 @@ std::string run_name(const std::string& task, const std::string& preset, int64_t
   return fmt::format("{}-{}-seed{}", task, preset, seed);
 }
 
-Digits load_digits(const LayerwiseConfig& config, const fs::path& root) {
-  const Stream stream = Stream(static_cast<uint64_t>(config.data.seed)).split("data");
-  auto train = load_dataset(config.data.set, root, Split::Train);
-  auto test = load_dataset(config.data.set, root, Split::Test);
-  if (config.data.train < 1 || config.data.train > train.size())
-    throw UsageError(
-        fmt::format("data.train: expected 1 ... {}, found {}", train.size(), config.data.train));
-  if (config.data.test < 1 || config.data.test > test.size())
-    throw UsageError(
-        fmt::format("data.test: expected 1 ... {}, found {}", test.size(), config.data.test));
-  return {random_subset(train, config.data.train, stream.split("subset")),
-          subset(test, torch::arange(config.data.test))};
-}
-
-Tensor images_of(const LayerwiseConfig& config, const Digits& digits) {
-  const Stream data = Stream(static_cast<uint64_t>(config.data.seed)).split("data");
-  const auto test = quadrant_mnist(digits.test, QuadrantLabel::Digit, data.split("test"));
-  return test.x.narrow(0, 0, std::min<int64_t>(500, test.size()));
-}
-
 void expect_free(const LayerwiseConfig& config, const std::string& task, int64_t seed,
                  bool with_controls, const fs::path& folder, const CommandLine& cli) {
   expect_resumable(folder, cli, hash_of(own_config(config, task, seed, with_controls)));
 }
 
 Run run_task(const LayerwiseConfig& config, const std::string& task, int64_t seed,
-             bool with_controls, const Digits& digits, const fs::path& path, const CommandLine& cli,
-             torch::Device device, const Processes* processes) {
+             bool with_controls, const RawImages& images, const fs::path& path,
+             const CommandLine& cli, torch::Device device, const Processes* processes) {
   const bool is_first = !processes || processes->rank() == 0;
   const auto own = own_config(config, task, seed, with_controls);
   const auto table = to_toml(own);
@@ -230,21 +223,21 @@ Run run_task(const LayerwiseConfig& config, const std::string& task, int64_t see
   const RunFolder folder(path, is_first);
   folder.write("config.toml", to_text(table));
   Log log({.file = folder.file("run.log"), .quiet = cli.quiet || !is_first});
-  auto provenance = collect_provenance(table, cli, {{"torch", TORCH_VERSION}}, digits.train.sha256);
+  auto provenance = collect_provenance(table, cli, {{"torch", TORCH_VERSION}}, images.train.sha256);
   provenance.seed = seed;
   provenance.processes = processes ? processes->size() : 1;
   auto run = resumed ? RunFile::resume(record_file, provenance)
                      : RunFile(folder.file("run.h5"), provenance);
 
-  const auto label = task == "digit" ? QuadrantLabel::Digit : QuadrantLabel::Quadrant;
-  const Stream data = Stream(static_cast<uint64_t>(config.data.seed)).split("data");
-  const auto train = quadrant_mnist(digits.train, label, data.split("train"));
-  const auto test = quadrant_mnist(digits.test, label, data.split("test"));
+  const auto input = input_of(config);
+  const auto train = task_images(config, task, images.train, input);
+  const auto test = task_images(config, task, images.test, input);
   const auto there = [&](const Dataset& set) {
-    return Samples{set.x.to(device), set.y.to(device), 0};
+    Samples samples{set.x.to(device), set.y.to(device)};
+    samples.index = sample_index(set).to(device);
+    return samples;
   };
   const auto train_samples = there(train), test_samples = there(test);
-  const auto pathways = pathway_types(config.network);
 
   // MAP first: its shares stand beside those of the evidence run, epoch by epoch.
   std::vector<std::string> members;
@@ -268,7 +261,8 @@ Run run_task(const LayerwiseConfig& config, const std::string& task, int64_t see
       network->to(device);
       const auto likelihood = std::make_shared<Softmax>();
       Trainer trainer(network, likelihood, train_samples, test_samples, member.train, member.prior,
-                      member.prior_keys, root.split("train"), log, processes);
+                      member.prior_keys, root.split("train"), log, processes,
+                      augmentation_of(member));
       double seconds = 0;
       const auto prefix = "member." + name + ".";
       if (const auto saved = without_prefix(state, prefix); !saved.empty()) {
@@ -277,7 +271,7 @@ Run run_task(const LayerwiseConfig& config, const std::string& task, int64_t see
         log.line(fmt::format("{} {}: resumed after epoch {}", task, name, trainer.epoch()));
       }
       Recorder recorder(run, name == "evidence" ? "" : fmt::format("controls/{}/", name), trainer,
-                        pathways, trainer.epoch());
+                        pathway_types(member.network), trainer.epoch());
       while (!trainer.is_done()) {
         const auto start = std::chrono::steady_clock::now();
         const auto record = trainer.run_epoch();
@@ -308,7 +302,7 @@ Run run_task(const LayerwiseConfig& config, const std::string& task, int64_t see
       const auto start = std::chrono::steady_clock::now();
       const auto outcome = trainer.outcome();
       seconds += seconds_since(start);
-      results[name] = make_result(name, outcome, trainer, seconds);
+      results[name] = make_result(member, outcome, trainer, seconds);
       std::erase_if(state, [&](const auto& item) { return item.first.starts_with(prefix); });
       put_result(state, results[name]);
       folder.write(fmt::format("weights{}.safetensors", suffix), *network);
@@ -321,7 +315,7 @@ Run run_task(const LayerwiseConfig& config, const std::string& task, int64_t see
           results[name].gap, results[name].believable ? "believable" : "NOT believable", seconds));
     }
 
-    const auto rows = table_rows({results}, pathways);
+    const auto rows = table_rows({results});
     std::vector<std::string> names;
     std::vector<double> means, spreads;
     std::vector<int64_t> counts;

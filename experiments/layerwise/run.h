@@ -3,20 +3,10 @@
 
 #include <filesystem>
 
-#include "data/dataset.h"
-#include "layerwise/config.h"
 #include "layerwise/table.h"
+#include "layerwise/tasks.h"
 
 namespace evariste {
-
-/// The images of both tasks, loaded once.
-struct Digits {
-  Dataset train, test;
-};
-Digits load_digits(const LayerwiseConfig& config, const std::filesystem::path& root);
-
-/// Some test images as the tasks show them, [n, 1, 32, 32].
-Tensor images_of(const LayerwiseConfig& config, const Digits& digits);
 
 /// Throws UsageError where `folder` holds a run that run_task would refuse to touch.
 void expect_free(const LayerwiseConfig& config, const std::string& task, int64_t seed,
@@ -28,7 +18,7 @@ void expect_free(const LayerwiseConfig& config, const std::string& task, int64_t
 /// (null for one) the first alone has the folder, to read and to write; a signal to one ends all
 /// after the same epoch.
 Run run_task(const LayerwiseConfig& config, const std::string& task, int64_t seed,
-             bool with_controls, const Digits& digits, const std::filesystem::path& folder,
+             bool with_controls, const RawImages& images, const std::filesystem::path& folder,
              const CommandLine& command_line, torch::Device device,
              const Processes* processes = nullptr);
 

@@ -54,26 +54,30 @@ double effective(const Result& r, size_t layer, size_t path) {
 
 }  // namespace
 
-const std::vector<std::string>& member_order() {
-  static const std::vector<std::string> order = {"evidence", "map",      "conv", "fc",
-                                                 "unit",     "map-unit", "sgd"};
+std::vector<std::string> member_order(const std::vector<Run>& runs) {
+  std::set<std::pair<int64_t, std::string>> places;
+  for (const auto& run : runs)
+    for (const auto& [member, result] : run) places.emplace(result.place, member);
+  std::vector<std::string> order;
+  for (const auto& [place, member] : places) order.push_back(member);
   return order;
 }
 
-std::string member_title(const std::string& member) {
-  static const std::map<std::string, std::string> titles = {
-      {"evidence", "FC+CONV, evidence"},         {"map", "FC+CONV, matched prior held fixed"},
-      {"conv", "strict CONV, evidence"},         {"fc", "strict FC, evidence"},
-      {"unit", "FC+CONV, evidence, unit start"}, {"map-unit", "FC+CONV, unit prior held fixed"},
-      {"sgd", "FC+CONV, evidence, SGD"}};
-  const auto found = titles.find(member);
-  return found == titles.end() ? member : found->second;
+std::string member_title(const std::vector<Run>& runs, const std::string& member) {
+  for (const auto& run : runs)
+    if (const auto found = run.find(member); found != run.end() && !found->second.title.empty())
+      return found->second.title;
+  return member;
 }
 
-std::string run_table(const std::string& task, const Run& run,
-                      const std::vector<std::string>& pathways) {
-  std::string out = fmt::format("{}-MNIST\n", task);
-  if (const auto found = run.find("evidence"); found != run.end()) {
+std::string pathway_name(const Result& result, size_t pathway) {
+  return pathway < result.pathways.size() ? result.pathways[pathway] : std::to_string(pathway);
+}
+
+std::string run_table(const std::string& title, const Run& run) {
+  std::string out = title + "\n";
+  if (const auto found = run.find("evidence");
+      found != run.end() && !found->second.layers.empty()) {
     const auto& e = found->second;
     const auto map = run.find("map");
     out += fmt::format("  {:<6} {:<8} {:>14} {:>12} {:>15} {:>15}\n", "layer", "pathway",
@@ -81,71 +85,90 @@ std::string run_table(const std::string& task, const Run& run,
     for (size_t l = 0; l < e.layers.size(); ++l)
       for (size_t k = 0; k < e.path_blocks[l].size(); ++k)
         out += fmt::format(
-            "  {:<6} {:<8} {:>14.2f} {:>12.1f} {:>15.3f} {:>15}\n", e.layers[l],
-            k < pathways.size() ? pathways[k] : "", log_precision(e, l, k), effective(e, l, k),
-            e.shares_variance[l][k],
+            "  {:<6} {:<8} {:>14.2f} {:>12.1f} {:>15.3f} {:>15}\n", e.layers[l], pathway_name(e, k),
+            log_precision(e, l, k), effective(e, l, k), e.shares_variance[l][k],
             map == run.end() ? "-" : fmt::format("{:.3f}", map->second.shares_variance[l][k]));
   }
   out += fmt::format("  {:<36} {:>9} {:>8} {:>12} {:>22}\n", "", "accuracy", "NLL", "log q / N",
                      "decrement, gap");
-  for (const auto& member : member_order()) {
-    const auto found = run.find(member);
-    if (found == run.end()) continue;
-    const auto& r = found->second;
-    out += fmt::format("  {:<36} {:>8.2f}% {:>8.3f} {:>12.3f} {:>22}\n", member_title(member),
-                       100 * r.accuracy, r.nll, r.per_datum(r.log_evidence), checks_text(r));
+  for (const auto& member : member_order({run})) {
+    const auto& r = run.at(member);
+    out +=
+        fmt::format("  {:<36} {:>8.2f}% {:>8.3f} {:>12.3f} {:>22}\n", member_title({run}, member),
+                    100 * r.accuracy, r.nll, r.per_datum(r.log_evidence), checks_text(r));
+  }
+  for (const auto& member : member_order({run})) {
+    std::string values;
+    for (const auto& [name, value] : run.at(member).symmetry)
+      values += fmt::format("{}{} {:.3f}", values.empty() ? "" : ", ", name, value);
+    if (!values.empty()) out += fmt::format("  {}:\n    {}\n", member_title({run}, member), values);
   }
   return out;
 }
 
-std::string summary_table(const std::string& task, const std::vector<Run>& runs,
-                          const std::vector<std::string>& pathways) {
-  std::string out = fmt::format("### {}-MNIST\n\n", task);
+std::string summary_table(const std::string& title, const std::vector<Run>& runs) {
+  std::string out = fmt::format("### {}\n\n", title);
   out +=
       "| network | seeds | test accuracy % | test NLL | log q / N | decrement | gap | checks pass "
       "|";
   std::string rule = "\n|---|---|---|---|---|---|---|---|";
   out += rule + "\n";
-  for (const auto& member : member_order()) {
+  const auto members = member_order(runs);
+  for (const auto& member : members) {
     const auto accuracy = over(runs, member, [](const Result& r) { return 100 * r.accuracy; });
     if (accuracy.count == 0) continue;
     int64_t pass = 0;
     for (const auto& run : runs)
       if (const auto found = run.find(member); found != run.end()) pass += found->second.believable;
     out += fmt::format(
-        "| {} | {} | {} | {} | {} | {} | {} | {}/{} |\n", member_title(member), accuracy.count,
-        text(accuracy, 2), text(over(runs, member, [](const Result& r) { return r.nll; }), 3),
+        "| {} | {} | {} | {} | {} | {} | {} | {}/{} |\n", member_title(runs, member),
+        accuracy.count, text(accuracy, 2),
+        text(over(runs, member, [](const Result& r) { return r.nll; }), 3),
         text(over(runs, member, [](const Result& r) { return r.per_datum(r.log_evidence); }), 3),
         text(over(runs, member, [](const Result& r) { return r.decrement; }), 3),
         text(over(runs, member, [](const Result& r) { return r.gap; }), 2), pass, accuracy.count);
   }
-  out +=
-      "\n| network | layer | pathway | log precision | effective dimension | variance share |\n"
-      "|---|---|---|---|---|---|\n";
-  for (const char* member : {"evidence", "map", "unit", "map-unit", "sgd"}) {
-    const Result* first = nullptr;
+  const auto first_of = [&](const std::string& member) -> const Result& {
     for (const auto& run : runs)
-      if (const auto found = run.find(member); found != run.end() && !first) first = &found->second;
-    if (!first) continue;
-    for (size_t l = 0; l < first->layers.size(); ++l)
+      if (const auto found = run.find(member); found != run.end()) return found->second;
+    throw Error(1, "no result of " + member);
+  };
+  std::string pathways, symmetry;
+  for (const auto& member : members) {
+    const auto* first = &first_of(member);
+    for (const auto& [name, value] : first->symmetry) {
+      const auto learnt = over(runs, member, [&, &wanted = name](const Result& r) {
+        for (const auto& [other, number] : r.symmetry)
+          if (other == wanted) return number;
+        return std::numeric_limits<double>::quiet_NaN();
+      });
+      symmetry +=
+          fmt::format("| {} | {} | {} |\n", member_title(runs, member), name, text(learnt, 3));
+    }
+    for (size_t l = 0; l < first->layers.size() && first->pathways.size() > 1; ++l)
       for (size_t k = 0; k < first->path_blocks[l].size(); ++k)
-        out += fmt::format(
-            "| {} | {} | {} | {} | {} | {} |\n", member_title(member), first->layers[l],
-            k < pathways.size() ? pathways[k] : "",
+        pathways += fmt::format(
+            "| {} | {} | {} | {} | {} | {} |\n", member_title(runs, member), first->layers[l],
+            pathway_name(*first, k),
             text(over(runs, member, [&](const Result& r) { return log_precision(r, l, k); }), 2),
             text(over(runs, member, [&](const Result& r) { return effective(r, l, k); }), 1),
             text(over(runs, member, [&](const Result& r) { return r.shares_variance[l][k]; }), 3));
   }
+  if (!pathways.empty())
+    out +=
+        "\n| network | layer | pathway | log precision | effective dimension | variance share |\n"
+        "|---|---|---|---|---|---|\n" +
+        pathways;
+  if (!symmetry.empty()) out += "\n| network | learnt | value |\n|---|---|---|\n" + symmetry;
   return out;
 }
 
-std::vector<TableRow> table_rows(const std::vector<Run>& runs,
-                                 const std::vector<std::string>& pathways) {
+std::vector<TableRow> table_rows(const std::vector<Run>& runs) {
   std::vector<TableRow> rows;
   const auto add = [&](std::string name, const Spread& s) {
     if (s.count > 0) rows.push_back({std::move(name), s.mean, s.std, s.count});
   };
-  for (const auto& member : member_order()) {
+  for (const auto& member : member_order(runs)) {
     add(fmt::format("{}/accuracy", member),
         over(runs, member, [](const Result& r) { return r.accuracy; }));
     add(fmt::format("{}/nll", member), over(runs, member, [](const Result& r) { return r.nll; }));
@@ -163,8 +186,7 @@ std::vector<TableRow> table_rows(const std::vector<Run>& runs,
       const auto& r = found->second;
       for (size_t l = 0; l < r.layers.size(); ++l)
         for (size_t k = 0; r.path_blocks[l].size() > 1 && k < r.path_blocks[l].size(); ++k) {
-          const auto path = fmt::format("{}/{}", r.layers[l],
-                                        k < pathways.size() ? pathways[k] : std::to_string(k));
+          const auto path = fmt::format("{}/{}", r.layers[l], pathway_name(r, k));
           add(fmt::format("{}/log_precision/{}", member, path),
               over(runs, member, [&](const Result& s) { return log_precision(s, l, k); }));
           add(fmt::format("{}/effective_dimension/{}", member, path),
@@ -172,6 +194,9 @@ std::vector<TableRow> table_rows(const std::vector<Run>& runs,
           add(fmt::format("{}/share_variance/{}", member, path),
               over(runs, member, [&](const Result& s) { return s.shares_variance[l][k]; }));
         }
+      for (size_t i = 0; i < r.symmetry.size(); ++i)
+        add(fmt::format("{}/symmetry/{}", member, r.symmetry[i].first),
+            over(runs, member, [&](const Result& s) { return s.symmetry[i].second; }));
       break;
     }
   }

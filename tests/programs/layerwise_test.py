@@ -490,6 +490,162 @@ WRONG = [  # --set, words of the message
 ]
 
 
+LILA = """report = false
+tasks = ["rotated"]
+controls = ["none", "augerino"]
+[data]
+train = 100
+test = 100
+scaling = "pixel"
+[train]
+epochs = 5
+batch = 25
+burn_in = 1
+test_samples = 100
+evaluation_batch = 50
+[train.refresh]
+samples = 100
+check_samples = 50
+check_draws = 2
+final_fisher = "sketch"
+[train.hyper]
+samples = 40
+[prior]
+hold = 0
+settle = 1
+ramp = 1.0
+[augmentation]
+copies = 2
+rotation = 0.2
+learn = ["rotation"]
+[network]
+input = [1, 8, 8]
+layer = [{ type = "flatten" }, { type = "linear", out = 8 }, { type = "tanh" },
+         { type = "linear", out = "classes" }]
+[variant.none]
+title = "none of it"
+augmentation = { copies = 0 }
+[variant.augerino]
+prior = { update = "none" }
+train = { hyper = { score = "loss", penalty = 0.01 } }
+"""
+
+
+class Augmentation(Case):
+    def test_ranges_are_learnt_recorded_and_resumed(self):
+        (scratch / "lila.toml").write_text(LILA, encoding="utf-8")
+        folder = self.out / "rotated-quick-seed1"
+        done = run("--json", out=self.out, config=scratch / "lila.toml")
+        self.assertEqual(done.returncode, 0, done.stderr)
+        table = json.loads(done.stdout)["rotated"]
+        learnt = table["evidence/symmetry/augmentation.rotation"]["mean"]
+        self.assertNotEqual(learnt, 0.2)
+        self.assertEqual(table["evidence/symmetry/augmentation.shear"]["mean"], 0)
+        self.assertNotIn("none/symmetry/augmentation.rotation", table)
+        with h5py.File(folder / "run.h5") as file:
+            self.assertEqual(file["blocks/augmentation.rotation"][-1], learnt)
+            self.assertEqual(file["blocks/augmentation.rotation"][0], 0.2)
+            self.assertNotEqual(file["controls/augerino/blocks/augmentation.rotation"][-1], 0.2)
+            self.assertNotIn("controls/none/blocks/augmentation.rotation", file)
+        with xr.open_dataset(folder / "run.h5", group="blocks", engine="h5netcdf") as blocks:
+            self.assertEqual(blocks["augmentation.rotation"].dims, ("epoch",))
+        expected = record(folder)
+        shutil.rmtree(self.out)
+        process = subprocess.Popen(words(out=self.out, config=scratch / "lila.toml"),
+                                   stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+                                   env=environment(), cwd=scratch)
+        for _ in range(2):
+            wait_for_new(folder / "state.pt", process)
+        process.kill()
+        process.wait()
+        done = run("--resume", out=self.out, config=scratch / "lila.toml")
+        self.assertEqual(done.returncode, 0, done.stderr)
+        self.assertIn("none of it", done.stdout)
+        self.assertIn("augmentation.rotation", done.stdout)
+        self.assertEqual(record(folder), expected)
+
+    def test_what_cannot_be_is_refused(self):
+        (scratch / "lila.toml").write_text(LILA, encoding="utf-8")
+        for setting, *expected in (
+                ("augmentation.learn=['rotatoin']", "augmentation.learn", "rotation"),
+                ("augmentation.copies=-1", "augmentation.copies"),
+                ("train.flip_crop=true", "train.flip_crop", "augmentation.copies"),
+                ("variant.none.prio={lean=1.0}", "variant.none", "prior"),
+                ("variant.none.prior.lena=1", "variant.none", "lean"),
+                ("controls=['augernio']", "augernio", "augerino"),
+                ("tasks=['rotatd']", "rotatd", "rotated"),
+                ("pathways=['conv']", "pathways", "no sum"),
+                ("data.set='cifar10'", "cifar10") if not (DATA / "cifar10").exists() else
+                ("train.hyper.lr=0", "train.hyper.lr")):
+            with self.subTest(setting):
+                self.refused(run("--set", setting, "--quiet", out=self.out,
+                                 config=scratch / "lila.toml"), USAGE, *expected)
+
+
+class Configurations(Case):
+    def test_every_preset_of_every_file_is_one_that_runs(self):
+        files = sorted((DATA.parent / "experiments" / "layerwise").glob("*.toml"))
+        self.assertGreater(len(files), 2)
+        for file in files:
+            for preset in ("quick", "reduced", "paper"):
+                with self.subTest(f"{file.name} {preset}"):
+                    done = run("--dry-run", "--preset", preset, out=self.out, config=file)
+                    self.assertEqual(done.returncode, 0, done.stderr)
+
+
+SWEEP = """title = "Two and a wrong one"
+out = "{out}"
+seeds = [1, 2]
+[[run]]
+name = "lila"
+config = "{config}"
+[[run]]
+name = "wrong"
+config = "{config}"
+seeds = [1]
+set = ["train.epochs=0"]
+"""
+
+
+class Sweep(Case):
+    def test_the_table_has_means_over_seeds_and_names_what_is_not_finished(self):
+        scripts = DATA.parent / "experiments" / "sweep"
+        (scratch / "lila.toml").write_text(LILA, encoding="utf-8")
+        file = scratch / "two.toml"
+        file.write_text(SWEEP.format(out=self.out, config=scratch / "lila.toml"), encoding="utf-8")
+        sys.path.insert(0, str(scripts))
+        import sweep
+        jobs = sweep.read(file)["jobs"]
+        self.assertEqual([(job["name"], job["seed"]) for job in jobs],
+                         [("lila", 1), ("lila", 2), ("wrong", 1)])
+        values = []
+        for job in jobs:
+            folder = self.out / job["name"]
+            folder.mkdir(parents=True, exist_ok=True)
+            done = subprocess.run([str(args.layerwise), *job["words"], "--out", str(folder),
+                                   "--json", "--resume"], capture_output=True, text=True,
+                                  env=environment(), cwd=scratch, check=False)
+            stem = folder / f"seed{job['seed']}"
+            stem.with_suffix(".log").write_text(done.stderr, encoding="utf-8")
+            if done.returncode == 0:
+                stem.with_suffix(".json").write_text(done.stdout, encoding="utf-8")
+                values.append(json.loads(done.stdout)["rotated"]["evidence/nll"]["mean"])
+        done = subprocess.run([sys.executable, str(scripts / "collect.py"), str(file)],
+                              capture_output=True, text=True, check=False)
+        self.assertEqual(done.returncode, 1, done.stderr)
+        self.assertIn("wrong seed 1 is not finished: error: ", done.stderr)
+        self.assertIn("train.epochs", (self.out / "table.md").read_text("utf-8"))
+        with xr.open_dataset(self.out / "table.h5", group="table", engine="h5netcdf") as table:
+            row = table.sel(row="lila/rotated/evidence/nll")
+            self.assertAlmostEqual(float(row["mean"]), np.mean(values), 12)
+            self.assertAlmostEqual(float(row["std"]), np.std(values, ddof=1), 12)
+            self.assertEqual(int(row["seeds"]), 2)
+        file.write_text(SWEEP.replace("seeds = [1]", "sed = 1").format(out=self.out, config="x"),
+                        encoding="utf-8")
+        with self.assertRaisesRegex(sweep.SweepError, "sed"):
+            sweep.read(file)
+
+
 ONLY_FC = ("network.layer=[{type='sum', of=[{type='fc', out=1, stride=4}]}, {type='flatten'}, "
            "{type='linear', out='classes'}]")
 

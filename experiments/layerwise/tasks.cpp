@@ -1,0 +1,113 @@
+#include "layerwise/tasks.h"
+
+#include <fmt/ranges.h>
+
+#include <cmath>
+
+#include "core/error.h"
+#include "data/transform.h"
+
+namespace evariste {
+namespace {
+
+using Make = Dataset (*)(const Dataset& raw, const Stream& stream);
+
+struct Task {
+  const char* name;
+  int64_t classes;
+  Make make;            // raw images, once, before training; null: as they are
+  bool is_toy = false;  // makes normalised images of 32 x 32 itself
+};
+
+const std::vector<Task>& tasks() {
+  static const std::vector<Task> list = {
+      {"digit", 10,
+       [](const Dataset& raw, const Stream& stream) {
+         return quadrant_mnist(raw, QuadrantLabel::Digit, stream);
+       },
+       true},
+      {"quadrant", 40,
+       [](const Dataset& raw, const Stream& stream) {
+         return quadrant_mnist(raw, QuadrantLabel::Quadrant, stream);
+       },
+       true},
+      {"upright", 10, nullptr},
+      {"rotated", 10,
+       [](const Dataset& raw, const Stream& stream) { return rotated(raw, 180, stream); }},
+      {"half-rotated", 10,
+       [](const Dataset& raw, const Stream& stream) { return rotated(raw, 90, stream); }},
+      {"translated", 10,
+       [](const Dataset& raw, const Stream& stream) { return translated(raw, stream); }},
+      {"scaled", 10,
+       [](const Dataset& raw, const Stream& stream) { return scaled(raw, std::log(2.0), stream); }},
+  };
+  return list;
+}
+
+const Task& task_named(const std::string& name) {
+  for (const auto& task : tasks())
+    if (name == task.name) return task;
+  throw UsageError(fmt::format("no task \"{}\"", name));  // expect_valid names the nearest
+}
+
+Stream data_stream(const LayerwiseConfig& config) {
+  return Stream(static_cast<uint64_t>(config.data.seed)).split("data");
+}
+
+}  // namespace
+
+std::vector<std::string> task_names() {
+  std::vector<std::string> names;
+  for (const auto& task : tasks()) names.emplace_back(task.name);
+  return names;
+}
+
+std::string task_title(const std::string& task, const std::string& set) {
+  return task_named(task).is_toy && set == "mnist" ? task + "-MNIST"
+                                                   : fmt::format("{} {}", task, set);
+}
+
+int64_t task_classes(const std::string& task) { return task_named(task).classes; }
+
+void expect_input(const std::string& task, const std::vector<int64_t>& input) {
+  const bool is_toy = task_named(task).is_toy;
+  if (is_toy ? input != std::vector<int64_t>{1, 32, 32} : input.size() != 3 || input[1] != input[2])
+    throw UsageError(fmt::format("network.input: expected {} for the images of {}, found [{}]",
+                                 is_toy ? "[1, 32, 32]" : "[C, S, S]", task,
+                                 fmt::join(input, ", ")));
+}
+
+RawImages load_images(const LayerwiseConfig& config, const std::filesystem::path& root) {
+  auto train = load_dataset(config.data.set, root, Split::Train);
+  auto test = load_dataset(config.data.set, root, Split::Test);
+  if (config.data.train < 1 || config.data.train > train.size())
+    throw UsageError(
+        fmt::format("data.train: expected 1 ... {}, found {}", train.size(), config.data.train));
+  if (config.data.test < 1 || config.data.test > test.size())
+    throw UsageError(
+        fmt::format("data.test: expected 1 ... {}, found {}", test.size(), config.data.test));
+  return {random_subset(train, config.data.train, data_stream(config).split("subset")),
+          subset(test, torch::arange(config.data.test))};
+}
+
+Dataset task_images(const LayerwiseConfig& config, const std::string& name, const Dataset& raw,
+                    const std::vector<int64_t>& input) {
+  const auto& task = task_named(name);
+  const auto stream = data_stream(config).split(raw.split == Split::Train ? "train" : "test");
+  auto set = raw;
+  if (config.data.scaling == "pixel") {
+    const auto channels = static_cast<size_t>(raw.x.size(1));
+    set.normalisation = {std::vector<double>(channels, 0), std::vector<double>(channels, 1)};
+  }
+  if (task.make) set = task.make(set, stream);
+  if (!task.is_toy) set = normalised(set);
+  expect_input(name, input);
+  const auto channels = set.x.size(1), side = set.x.size(2);
+  if (input[0] != channels)
+    throw UsageError(
+        fmt::format("network.input: expected [{}, S, S] for the images of {}, found [{}]", channels,
+                    task_title(name, config.data.set), fmt::join(input, ", ")));
+  return input[1] == side ? set : resized(set, input[1]);
+}
+
+}  // namespace evariste

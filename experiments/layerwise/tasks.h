@@ -1,0 +1,32 @@
+// The tasks of the layer-wise experiments: what is made of a data set before training.
+#pragma once
+
+#include <filesystem>
+
+#include "data/dataset.h"
+#include "layerwise/config.h"
+
+namespace evariste {
+
+/// "digit", "quadrant", "upright", "rotated", "half-rotated", "translated", "scaled".
+std::vector<std::string> task_names();
+/// "digit-MNIST", or "rotated fashion-mnist".
+std::string task_title(const std::string& task, const std::string& set);
+int64_t task_classes(const std::string& task);
+
+/// The raw images that the tasks are made from, loaded once.
+struct RawImages {
+  Dataset train, test;
+};
+/// Throws UsageError where data.train or data.test is more than there is.
+RawImages load_images(const LayerwiseConfig& config, const std::filesystem::path& root);
+
+/// Throws UsageError where no image of the task can be the input of a network.
+void expect_input(const std::string& task, const std::vector<int64_t>& input);
+
+/// x [N, C, S, S] float32, for networks whose input is `input`; throws UsageError where that cannot
+/// be.
+Dataset task_images(const LayerwiseConfig& config, const std::string& task, const Dataset& raw,
+                    const std::vector<int64_t>& input);
+
+}  // namespace evariste
