@@ -1,6 +1,7 @@
-// What an evidence refresh costs, against epochs of plain training, on two networks: the main job's
-// of experiments/layerwise/layerwise.toml, 5000 random images, batch 125; and WRN-16-4 of
-// bench/nets/wrn16_4.toml, 32 images, batch 8 (names with wrn16_4).
+// What an evidence refresh costs, against epochs of plain training, on three networks: the main
+// job's of experiments/layerwise/layerwise.toml, 5000 random images, batch 125; WRN-16-4 of
+// bench/nets/wrn16_4.toml, 32 images, batch 8 (names with wrn16_4); and F-FC+CONV for CIFAR-10 of
+// bench/nets/cifar10_factored.toml, 1000 images, batch 125 (names with cifar10).
 //
 // All in one process, repetitions interleaved at random
 // (--benchmark_enable_random_interleaving=true), so that bench/table.py can give ratios with their
@@ -51,6 +52,11 @@ Job& wrn16_4() {
   return one;
 }
 
+Job& cifar10() {
+  static Job one(load_network(kRoot / "bench/nets/cifar10_factored.toml"), 1000, 125, 250);
+  return one;
+}
+
 /// Forward, backward with weight gradients, SGD step: what any training costs.
 void train_plainly(benchmark::State& state, Job& j) {
   torch::NoGradGuard no_grad;
@@ -71,24 +77,32 @@ void train_plainly(benchmark::State& state, Job& j) {
 
 void plain_epoch(benchmark::State& state) { train_plainly(state, main_job()); }
 void plain_epoch_wrn16_4(benchmark::State& state) { train_plainly(state, wrn16_4()); }
+void plain_epoch_cifar10(benchmark::State& state) { train_plainly(state, cifar10()); }
 
-/// Of the first `images`; 0: all.
-void refresh(benchmark::State& state, Job& (*job)(), Fisher fisher, int64_t images, bool bases) {
+/// Of the first `images`; 0: all. The evidence's log-determinant at the matched prior, in nats per
+/// image, says what an approximation is worth.
+void refresh(benchmark::State& state, Job& (*job)(), Fisher fisher, int64_t images, bool bases,
+             Correction correction = Correction::kTrace) {
   auto& j = job();
   const auto count = images > 0 ? images : j.data.count();
   const Samples part = {j.data.x.narrow(0, 0, count), j.data.y.narrow(0, 0, count), j.data.count()};
   CurvatureOptions options;
   options.fisher = fisher;
+  options.correction = correction;
   options.bases = bases;
   options.eigen_type = torch::kFloat32;
   options.batch = j.chunk;
-  double eigen = 0;
+  const auto priors = make_priors(*j.network, PriorUpdateConfig(), {}, j.data.count());
+  double eigen = 0, log_det = 0;
   for (auto _ : state) {
     const auto fit = fit_curvature(*j.network, j.likelihood, part, options);
     eigen += fit.seconds_eigen;
-    benchmark::DoNotOptimize(fit.log_likelihood);
+    state.PauseTiming();
+    log_det = evaluate_evidence(fit, j.likelihood, priors).log_det_ratio;
+    state.ResumeTiming();
   }
   state.counters["eigen_seconds"] = benchmark::Counter(eigen, benchmark::Counter::kAvgIterations);
+  state.counters["log_det_per_image"] = log_det / static_cast<double>(j.data.count());
 }
 
 void kfac_epoch(benchmark::State& state) {
@@ -137,6 +151,12 @@ BENCHMARK(plain_epoch_wrn16_4)->Unit(benchmark::kMillisecond)->UseRealTime();
 EVARISTE_REFRESH(exact_values_wrn16_4, wrn16_4, Fisher::kExact, 0, false);
 EVARISTE_REFRESH(exact_bases_wrn16_4, wrn16_4, Fisher::kExact, 0, true);
 EVARISTE_REFRESH(sketch_wrn16_4, wrn16_4, Fisher::kSketch, 0, true);
+BENCHMARK(plain_epoch_cifar10)->Unit(benchmark::kMillisecond)->UseRealTime();
+EVARISTE_REFRESH(exact_plain_cifar10, cifar10, Fisher::kExact, 0, false, Correction::kNone);
+EVARISTE_REFRESH(exact_cifar10, cifar10, Fisher::kExact, 0, false, Correction::kTrace);
+EVARISTE_REFRESH(mc_plain_cifar10, cifar10, Fisher::kMonteCarlo, 0, false, Correction::kNone);
+EVARISTE_REFRESH(mc_cifar10, cifar10, Fisher::kMonteCarlo, 0, false, Correction::kTrace);
+EVARISTE_REFRESH(sketch_cifar10, cifar10, Fisher::kSketch, 0, false, Correction::kTrace);
 
 int main(int argc, char** argv) {
   keep_freed_memory();  // as the programs do

@@ -109,9 +109,13 @@ std::string summary_name(const LayerwiseConfig& config, const CommandLine& cli) 
 }
 
 int layerwise(int argc, char** argv) {
-  bool prune = false;
+  bool prune = false, export_data = false;
   auto cli = parse_command_line(argc, argv, "layerwise", kDescription, [&](CLI::App& app) {
     app.add_flag("--prune", prune, "also write each network without the pathways it does not need");
+    app.add_flag(
+        "--export-data", export_data,
+        "also write the images of each run as its networks see them, train.safetensors and "
+        "test.safetensors, for evidence");
     app.footer(
         "Several processes train together where torchrun or srun starts them: torchrun --no-python "
         "--nproc-per-node 2 build/bin/layerwise ...\n\n"
@@ -182,12 +186,13 @@ int layerwise(int argc, char** argv) {
     for (int64_t s = 0; s < config.seeds; ++s) {
       const auto folder = out / run_name(task, cli.preset, config.seed + s);
       const auto& evidence = all[task][static_cast<size_t>(s)].at("evidence");
-      const auto member = make_member(config, "evidence");
-      const auto network = build_network(member.network, "[network]", task_classes(task));
-      const auto test = task_images(config, task, images.test, network->input());
+      const auto test = task_images(config, task, images.test, input_of(config));
       const auto some = test.x.narrow(0, 0, std::min<int64_t>(500, test.size()));
       pruned.push_back(pruned_text(prune_run(folder, evidence, some), folder));
     }
+  for (const auto& task : export_data ? config.tasks : std::vector<std::string>())
+    for (int64_t s = 0; s < config.seeds; ++s)
+      write_images(config, task, images, out / run_name(task, cli.preset, config.seed + s));
   if (cli.json) {
     std::fprintf(stdout, "%s\n", json.dump().c_str());
   } else {

@@ -162,14 +162,6 @@ State share_start(const Processes* processes, const State& found, const std::str
   return state;
 }
 
-/// What every member's network takes.
-std::vector<int64_t> input_of(const LayerwiseConfig& config) {
-  std::vector<int64_t> input;
-  if (const auto* list = config.network["input"].as_array())
-    for (const auto& side : *list) input.push_back(side.value_or(int64_t{0}));
-  return input;
-}
-
 /// Null where the member has none.
 std::shared_ptr<const AffineAugmentation> augmentation_of(const Member& member) {
   if (member.augmentation.copies == 0) return nullptr;

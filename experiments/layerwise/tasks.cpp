@@ -6,6 +6,8 @@
 
 #include "core/error.h"
 #include "data/transform.h"
+#include "io/safetensors.h"
+#include "nn/network.h"
 
 namespace evariste {
 namespace {
@@ -108,6 +110,22 @@ Dataset task_images(const LayerwiseConfig& config, const std::string& name, cons
         fmt::format("network.input: expected [{}, S, S] for the images of {}, found [{}]", channels,
                     task_title(name, config.data.set), fmt::join(input, ", ")));
   return input[1] == side ? set : resized(set, input[1]);
+}
+
+std::vector<int64_t> input_of(const LayerwiseConfig& config) {
+  std::vector<int64_t> input;
+  if (const auto* list = config.network["input"].as_array())
+    for (const auto& side : *list) input.push_back(side.value_or(int64_t{0}));
+  return input;
+}
+
+void write_images(const LayerwiseConfig& config, const std::string& task, const RawImages& images,
+                  const std::filesystem::path& folder) {
+  for (const auto& [name, raw] : {std::pair("train", &images.train), {"test", &images.test}}) {
+    const auto set = task_images(config, task, *raw, input_of(config));
+    write_safetensors(folder / fmt::format("{}.safetensors", name),
+                      {to_safe_tensor("x", set.x), to_safe_tensor("y", set.y)});
+  }
 }
 
 }  // namespace evariste

@@ -29,4 +29,11 @@ void expect_input(const std::string& task, const std::vector<int64_t>& input);
 Dataset task_images(const LayerwiseConfig& config, const std::string& task, const Dataset& raw,
                     const std::vector<int64_t>& input);
 
+/// Those of a task in the type of the networks, as train.safetensors and test.safetensors of x and
+/// y in `folder`.
+void write_images(const LayerwiseConfig& config, const std::string& task, const RawImages& images,
+                  const std::filesystem::path& folder);
+/// What the configuration's network takes.
+std::vector<int64_t> input_of(const LayerwiseConfig& config);
+
 }  // namespace evariste

@@ -38,12 +38,12 @@ def read_jobs(found):
         stem = found["out"] / job["name"] / f"seed{job['seed']}"
         label = f"{job['name']} seed {job['seed']}"
         try:
-            tables = json.loads(stem.with_suffix(".json").read_text("utf-8"))
+            text = stem.with_suffix(".json").read_text("utf-8")
+            tables = json.loads(text or "{}")
         except FileNotFoundError:
+            text = ""
+        if not text:  # a job that is killed leaves its output empty
             unfinished.append((label, last_line(stem.with_suffix(".log"))))
-            continue
-        except ValueError as error:
-            unfinished.append((label, f"{stem}.json is damaged: {error}"))
             continue
         for task, rows in tables.items():
             for row, number in rows.items():
