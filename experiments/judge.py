@@ -132,7 +132,12 @@ def main():
                 row = {"network": label, "nll": nll, "believable": bool(believable), "evidence": {}}
                 table.append(row)
             with h5py.File(folder / "run.h5") as run:
-                count = tomllib.loads(run.attrs["config"])["data"]["train"]
+                config = tomllib.loads(run.attrs["config"])
+            count, train = config["data"]["train"], config["train"]
+            if config["prior"]["settle"] < train["refresh"]["every"] or train["keep"] == "best":
+                raise SystemExit(f"judge: {folder}: its last refresh moved the priors, and run.h5 lacks "
+                                 "the last ones; expected prior.settle of train.refresh.every or more, "
+                                 "and train.keep = \"last\"")
             kinds = {**KINDS, EXACT: ["--bound", "ntk", "--bound-samples", str(count)]}
             for kind, arguments in kinds.items():
                 if kind not in row["evidence"]:

@@ -43,7 +43,12 @@ std::vector<int64_t> filling_order(const Samples& data, const BoundOptions& opti
 /// log|I + S| for symmetric S >= 0; overwrites S.
 double log_det_plus_one(Tensor s) {
   s.diagonal(0, -2, -1).add_(1);
-  return 2 * at::linalg_cholesky(s).diagonal(0, -2, -1).log().sum().item<double>();
+  const auto [root, info] = at::linalg_cholesky_ex(s);
+  if (info.item<int64_t>() != 0)
+    throw NumericalError(fmt::format(
+        "bounds: the kernel of {} outputs is not positive by more than rounding; use float64",
+        s.size(0)));
+  return 2 * root.diagonal(0, -2, -1).log().sum().item<double>();
 }
 
 /// R_M of the NTK bounds for samples x with outputs f [M, C].

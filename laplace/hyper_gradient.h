@@ -55,7 +55,7 @@ std::vector<LogDetCotangent> log_det_cotangents(const Fit& fit, const Likelihood
 /// depends on), and so may leaves that blocks or layers name as theirs
 /// (`hyperparameters`); call backward() on the result, or torch::autograd::grad. batch.total is not
 /// looked at; value and gradients of leaves are summed over processes, those of inputs are one's
-/// own.
+/// own. What a view makes of the batch stays in memory until backward().
 ///
 /// `options` are those of the fit: exact Fisher, all columns. Cost: for networks whose layers do
 /// not bend about one fit of the batch, else another folded forward. Memory of one chunk at a time,

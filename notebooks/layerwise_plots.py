@@ -11,11 +11,11 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, PercentFormatter
 
-from layerwise_runs import MEMBERS, by_task
+from layerwise_runs import by_task
 
 PATHWAY_COLORS = {"conv": "#2f6db5", "fc": "#e2803a"}
 MEMBER_COLORS = {"evidence": "#222222", "map": "#8f8f8f", "conv": "#2f6db5", "fc": "#e2803a",
-                 "unit": "#7a57a8", "map-unit": "#b9a5d3", "sgd": "#3f9a63"}
+                 "unit": "#7a57a8", "map-unit": "#b9a5d3", "sgd": "#3f9a63", "rpp": "#8a6d3b"}
 SPARE_COLORS = ["#7a57a8", "#3f9a63", "#b04a5a"]
 PASS, FAIL = "#2e9e4f", "#c8372d"
 TITLES = {"digit": "digit-MNIST: the label ignores the position",
@@ -29,6 +29,18 @@ STYLE = {"figure.dpi": 130, "font.size": 9, "font.family": "DejaVu Sans",
 def pathway_color(pathways, pathway):
     spare = SPARE_COLORS[pathways.index(pathway) % len(SPARE_COLORS)]
     return PATHWAY_COLORS.get(pathway, spare)
+
+
+def member_color(runs, member):
+    """That of the training; those of a file's own take the spare ones in turn."""
+    own = [name for name in all_members(runs) if name not in MEMBER_COLORS]
+    return MEMBER_COLORS.get(member) or SPARE_COLORS[own.index(member) % len(SPARE_COLORS)]
+
+
+def all_members(runs):
+    """Trainings of any of the runs, in the order of the table."""
+    return list(dict.fromkeys(member for run in sorted(runs, key=lambda run: -len(run.members))
+                              for member in run.members))
 
 
 def percent(share):
@@ -126,7 +138,7 @@ def plot_evidence(ax, runs):
                 continue
             drawn = True
             own = member == "evidence"
-            color = MEMBER_COLORS[member]
+            color = member_color(runs, member)
             ax.plot(epochs, values, color=color, lw=2 if own else 1.1,
                     alpha=1 if len(runs) == 1 else 0.6, zorder=3 if own else 2)
             checked, passes = run.trace(member, "believable")
@@ -172,7 +184,7 @@ def plot_curves(ax, runs):
             own = member == "evidence"
             for column, line in (("train_loss", "--"), ("test_nll", "-")):
                 epochs, values = run.trace(member, column)
-                ax.plot(epochs, values, line, color=MEMBER_COLORS[member],
+                ax.plot(epochs, values, line, color=member_color(runs, member),
                         lw=(1.8 if own else 1.0) * (0.75 if line == "--" else 1),
                         alpha=1 if len(runs) == 1 else 0.6, zorder=3 if own else 2)
     set_log_axis(ax, "{:g}")
@@ -183,7 +195,7 @@ def plot_curves(ax, runs):
 def plot_bars(ax, runs, number, title, text, limit=None):
     """A number of every member (of a logarithm, its negative: what is missing to certainty), mean
     over seeds with a dot per seed; hollow while training."""
-    members = [name for name in MEMBERS if any(name in run.members for run in runs)]
+    members = all_members(runs)
     for i, member in enumerate(members):
         values = np.array([run.final(member, number) for run in runs if member in run.members])
         values = (-1 if number.startswith("log") else 1) * values[np.isfinite(values)]
@@ -191,7 +203,7 @@ def plot_bars(ax, runs, number, title, text, limit=None):
             ax.text(0, i, "  no number yet", va="center", color="0.5", fontsize=8)
             continue
         done = all(f"{member}/{number}" in run.table for run in runs if member in run.members)
-        color = MEMBER_COLORS[member]
+        color = member_color(runs, member)
         ax.barh(i, values.mean(), 0.62, color=color if done else "white", edgecolor=color, lw=1.2)
         label = text(values.mean()) + (f" ± {text(values.std(ddof=1))}" if len(values) > 1 else "")
         passed = [run.final(member, "believable") for run in runs if member in run.members]
@@ -204,8 +216,8 @@ def plot_bars(ax, runs, number, title, text, limit=None):
                     fontsize=8.5)
         if len(values) > 1:
             ax.plot(values, np.full(len(values), i), "o", ms=3, mfc="white", mec="0.2", mew=0.7)
-    ax.set_yticks(range(len(members)), [MEMBERS[name].replace(", ", ",\n", 1) for name in members],
-                  fontsize=8)
+    ax.set_yticks(range(len(members)),
+                  [runs[0].title(name).replace(", ", ",\n", 1) for name in members], fontsize=8)
     ax.set_ylim(len(members) - 0.45, -0.55)
     ax.tick_params(axis="y", length=0)
     ax.set_title(title)
@@ -254,11 +266,11 @@ def draw_task(figure, spec, runs):
 
 def draw_legend(figure, runs):
     pathways = next((run.pathways for run in runs if run.pathways), [])
-    members = [name for name in MEMBERS if any(name in run.members for run in runs)]
+    members = all_members(runs)
     handles = [Patch(color=pathway_color(pathways, p), label=f"{p.upper()} pathway")
                for p in pathways]
-    handles += [Line2D([], [], color=MEMBER_COLORS[m], lw=2.2 if m == "evidence" else 1.4,
-                       label=MEMBERS[m]) for m in members]
+    handles += [Line2D([], [], color=member_color(runs, m), lw=2.2 if m == "evidence" else 1.4,
+                       label=runs[0].title(m)) for m in members]
     handles += [Line2D([], [], ls="", marker="o", color=PASS, label="evidence believable"),
                 Line2D([], [], ls="", marker="x", mew=1.6, color=FAIL, label="not believable")]
     figure.legend(handles=handles, loc="lower center", ncols=min(len(handles), 5))

@@ -15,15 +15,18 @@ import numpy as np
 import pandas
 import xarray
 
-MEMBERS = {  # in the order of the printed table
-    "evidence": "FC+CONV, evidence",
-    "map": "FC+CONV, MAP (fixed prior)",
+MEMBERS = {  # in the order of the printed table; {} is the network
+    "evidence": "{}, evidence",
+    "map": "{}, MAP (fixed prior)",
     "conv": "strict CONV, evidence",
     "fc": "strict FC, evidence",
-    "unit": "FC+CONV, evidence, unit start",
-    "map-unit": "FC+CONV, MAP, unit start",
-    "sgd": "FC+CONV, evidence, SGD",
+    "unit": "{}, evidence, unit start",
+    "map-unit": "{}, MAP, unit start",
+    "rpp": "{}, penalties of residual pathway priors",
+    "sgd": "{}, evidence, SGD",
 }
+PATHWAY_TITLES = {"fc": "FC", "conv": "CONV", "factored_fc": "F-FC", "sparse_fc": "S-FC",
+                  "sparse_conv": "S-CONV", "group_conv": "GCONV"}
 TRACE_OF = {  # number of the table -> column of the trace that shows it during training
     "accuracy": "test_accuracy",
     "nll": "test_nll",
@@ -90,11 +93,18 @@ class Run:
     def title(self, member):
         """What the tables call a training."""
         own = self.config.get("variant", {}).get(member, {}).get("title")
-        known = MEMBERS.get(member, member)
-        base = self.config.get("title")
-        if member == "evidence" and base:
-            known = f"{base}, evidence"
-        return own.replace("{}", base or "network") if own else known
+        return (own or MEMBERS.get(member, member)).replace("{}", self.network_title)
+
+    @property
+    def network_title(self):
+        """What the tables call the network: its title, or its pathways, the most flexible first."""
+        if self.config.get("title"):
+            return self.config["title"]
+        sums = [layer for layer in self.config["network"]["layer"] if layer.get("type") == "sum"]
+        paths = [path[0] if isinstance(path, list) else path for path in sums[0]["of"]] if sums else []
+        kept = self.config.get("pathways") or [path["type"] for path in paths]
+        names = [PATHWAY_TITLES.get(p["type"], p["type"]) for p in paths if p["type"] in kept]
+        return "+".join(reversed(names)) or "network"
 
     @property
     def symmetries(self):
@@ -248,7 +258,7 @@ def named_runs(experiment="layerwise"):
         files = sorted(results.glob("*-*-seed*/run.h5"), key=lambda file: file.stat().st_mtime)
         if not files:
             raise RunError(f"{results}: no run there; run layerwise or name one in EVARISTE_RUN")
-        preset = files[-1].parent.name.split("-", 1)[1].rsplit("-seed", 1)[0]
+        preset = files[-1].parent.name.rsplit("-", 2)[1]
         folders = [f.parent for f in files if f"-{preset}-seed" in f.parent.name]
     return sorted((read_run(f) for f in folders), key=lambda run: (run.task, run.seed))
 

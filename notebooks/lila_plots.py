@@ -6,17 +6,12 @@ import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
 
-from layerwise_plots import MEMBER_COLORS, SPARE_COLORS, STYLE, say_empty
+from layerwise_plots import STYLE, member_color, say_empty
 from layerwise_runs import by_task
 
 LABELS = {"augmentation.translation_x": "x", "augmentation.translation_y": "y",
           "augmentation.rotation": "rotation", "augmentation.scale_x": "scale x",
           "augmentation.scale_y": "scale y", "augmentation.shear": "shear"}
-
-
-def color(runs, member):
-    others = [m for m in runs[0].members if m not in MEMBER_COLORS]
-    return MEMBER_COLORS.get(member) or SPARE_COLORS[others.index(member) % len(SPARE_COLORS)]
 
 
 def plot_path(ax, runs, name):
@@ -26,7 +21,7 @@ def plot_path(ax, runs, name):
         for s, run in enumerate(runs):
             epochs, values = run.symmetry(member, name)
             if values.size:
-                ax.plot(epochs, np.abs(values), color=color(runs, member), lw=1.1,
+                ax.plot(epochs, np.abs(values), color=member_color(runs, member), lw=1.1,
                         label=run.title(member) if s == 0 else None)
                 drawn = True
     if not drawn:
@@ -45,7 +40,7 @@ def plot_ends(ax, runs):
         ends = np.array([[abs(run.symmetry(member, n)[1][-1]) for n in names] for run in runs
                          if run.symmetry(member, names[0])[1].size])
         x = np.arange(len(names)) + (k - (len(members) - 1) / 2) * width
-        ax.bar(x, ends.mean(axis=0), width, color=color(runs, member), alpha=0.75)
+        ax.bar(x, ends.mean(axis=0), width, color=member_color(runs, member), alpha=0.75)
         for row in ends:
             ax.plot(x, row, ".", color="black", ms=3)
     ax.set_xticks(range(len(names)), [LABELS[n] for n in names], rotation=30, ha="right")
@@ -55,7 +50,7 @@ def plot_likelihood(ax, runs):
     """Test NLL at the end, a dot per seed."""
     for k, member in enumerate(runs[0].members):
         values = [run.final(member, "nll") for run in runs if member in run.members]
-        ax.barh(k, np.nanmean(values), color=color(runs, member), alpha=0.75)
+        ax.barh(k, np.nanmean(values), color=member_color(runs, member), alpha=0.75)
         ax.plot(values, [k] * len(values), ".", color="black", ms=4)
     ax.set_yticks(range(len(runs[0].members)), [runs[0].title(m) for m in runs[0].members])
     ax.invert_yaxis(), ax.set_xlabel("test NLL, nats")

@@ -82,6 +82,9 @@ EvidencePlan plan_memory(const EvidenceOptions& options, EvidenceProblem& proble
   const bool bases = needs_bases(options) || options.polish > 0;
   const auto likelihood = make_likelihood(options.likelihood, options.noise);
   EvidencePlan plan;
+  if (options.bound != "none" && options.bound_samples > problem.train.count())
+    throw UsageError(fmt::format("--bound-samples: expected 1 ... {} (the data), found {}",
+                                 problem.train.count(), options.bound_samples));
   const auto budget =
       options.budget > 0 ? 1e9 * options.budget : default_budget_bytes(problem.train.x.device());
   if (options.structure == "lowrank") {  // a subspace, its image and their decomposition
@@ -101,6 +104,18 @@ EvidencePlan plan_memory(const EvidenceOptions& options, EvidenceProblem& proble
   }
   const auto base = resident_bytes();
   double other = predictive_bytes(options, problem);
+  if (options.bound != "none" && options.bound != "parametric") {
+    // The kernel of the outputs of a part, in both precisions and with what its determinant takes.
+    const auto outputs = static_cast<double>(problem.network->outputs());
+    const double rows = static_cast<double>(options.bound_samples) * outputs;
+    const PlannedStage kernel{"bound", 40 * rows * rows, rows * rows * rows / 3};
+    if (kernel.bytes > budget) {
+      plan.curvature.stages = {kernel};
+      throw BudgetExceeded(plan.curvature, budget, "--bound " + options.bound,
+                           "use fewer --bound-samples");
+    }
+    other = std::max(other, kernel.bytes);
+  }
   if (options.checks == "on") {
     double parameters = 0;  // of a draw from the posterior
     for (const auto& shape : block_shapes(options, network))

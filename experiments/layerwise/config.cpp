@@ -20,12 +20,12 @@ constexpr int64_t kMostSeeds = 10000;
 
 /// Controls that every configuration has; {} is its title.
 constexpr const char* kControls = R"(
-map = { title = "{}, matched prior held fixed", prior = { update = "none" } }
+map = { title = "{}, matched prior held fixed", prior = { update = "none" }, train = { hyper = { score = "none" } } }
 conv = { title = "strict CONV, evidence", pathways = ["conv"], prior = { lean = 1.0 } }
 fc = { title = "strict FC, evidence", pathways = ["fc"], prior = { lean = 1.0 } }
 unit = { title = "{}, evidence, unit start", prior = { init = "unit" } }
-map-unit = { title = "{}, unit prior held fixed", prior = { init = "unit", update = "none" } }
-rpp = { title = "{}, penalties of residual pathway priors", prior = { init = "penalty", update = "none" } }
+map-unit = { title = "{}, unit prior held fixed", prior = { init = "unit", update = "none" }, train = { hyper = { score = "none" } } }
+rpp = { title = "{}, penalties of residual pathway priors", prior = { init = "penalty", update = "none" }, train = { hyper = { score = "none" } } }
 sgd = { title = "{}, evidence, SGD", train = { optimiser = "sgd" } }
 )";
 
@@ -53,8 +53,7 @@ std::string title_of(const LayerwiseConfig& config) {
 }
 
 /// What the configuration says with the variant laid over it.
-LayerwiseConfig with_variant(const LayerwiseConfig& config, const std::string& name,
-                             toml::table change) {
+LayerwiseConfig with_variant(const LayerwiseConfig& config, toml::table change) {
   change.erase("title");
   auto table = to_toml(config);
   table.erase("variant");
@@ -70,11 +69,7 @@ LayerwiseConfig with_variant(const LayerwiseConfig& config, const std::string& n
   }
   if (change["network"].as_table()) table.erase("network");  // another one, not a part of it
   merge_over(table, change);
-  try {
-    return read_layerwise(table);
-  } catch (const UsageError& error) {
-    throw UsageError(fmt::format("variant.{}: {}", name, error.what()));
-  }
+  return read_layerwise(table);
 }
 
 std::string path_type(const toml::node& path) {
@@ -140,6 +135,9 @@ AugmentationOptions to_options(const AugmentationConfig& config) {
   options.copies = config.copies;
   options.start = {config.translation_x, config.translation_y, config.rotation,
                    config.scale_x,       config.scale_y,       config.shear};
+  for (size_t i = 0; i < names.size(); ++i)
+    expect(std::isfinite(options.start[i]), std::string("augmentation.") + names[i],
+           "a finite number", options.start[i]);
   options.learns = {};
   for (const auto& name : config.learn) {
     const auto found = std::find(names.begin(), names.end(), name);
@@ -224,7 +222,9 @@ std::string prior_help() {
   return text;
 }
 
-Member make_member(const LayerwiseConfig& config, const std::string& name) {
+namespace {
+
+Member make(const LayerwiseConfig& config, const std::string& name) {
   toml::table change;
   Member member;
   member.name = name;
@@ -244,7 +244,7 @@ Member make_member(const LayerwiseConfig& config, const std::string& name) {
     const auto place = std::find(config.controls.begin(), config.controls.end(), name);
     member.place = 1 + (place - config.controls.begin());
   }
-  const auto own = change.empty() ? config : with_variant(config, name, change);
+  const auto own = change.empty() ? config : with_variant(config, change);
   member.network = own.pathways.empty() ? own.network : keep_pathways(own.network, own.pathways);
   member.train = own.train;
   member.augmentation = own.augmentation;
@@ -257,6 +257,17 @@ Member make_member(const LayerwiseConfig& config, const std::string& name) {
     throw UsageError(
         "train.flip_crop and augmentation.copies are two ways of one thing: leave one of them out");
   return member;
+}
+
+}  // namespace
+
+Member make_member(const LayerwiseConfig& config, const std::string& name) {
+  if (name == "evidence" || !all_variants(config).contains(name)) return make(config, name);
+  try {
+    return make(config, name);
+  } catch (const UsageError& error) {
+    throw UsageError(fmt::format("control {}: {}", name, error.what()));
+  }
 }
 
 void expect_valid(const LayerwiseConfig& config) {
@@ -277,6 +288,15 @@ void expect_valid(const LayerwiseConfig& config) {
   for (auto it = config.controls.begin(); it != config.controls.end(); ++it)
     if (std::find(config.controls.begin(), it, *it) != it)
       throw UsageError(fmt::format("controls: \"{}\" stands there twice", *it));
+  for (const auto& [name, variant] : config.variant) {
+    if (name.str() == "evidence" || !variant.is_table())
+      throw UsageError(fmt::format("variant.{}: expected a table with a name of its own, found {}",
+                                   name.str(), describe(variant)));
+    make_member(config, std::string(name.str()));  // refuses what it would refuse as a control
+  }
+  if (std::find(config.controls.begin(), config.controls.end(), "evidence") !=
+      config.controls.end())
+    throw UsageError("controls: \"evidence\" runs in any case, leave it out");
   auto members = config.controls;
   members.insert(members.begin(), "evidence");
   for (const auto& name : members) {
@@ -285,6 +305,10 @@ void expect_valid(const LayerwiseConfig& config) {
     for (const auto& task : config.tasks) classes = std::max(classes, task_classes(task));
     const auto network = build_network(member.network, network_place(config.network), classes);
     for (const auto& task : config.tasks) expect_input(task, network->input());
+    if (network->input() != input_of(config))
+      throw UsageError(fmt::format(
+          "control {}: network.input: expected [{}] as the run's network has, found [{}]", name,
+          fmt::join(input_of(config), ", "), fmt::join(network->input(), ", ")));
     expect_same_pathways(member.network, *network);
     make_priors(*network, member.prior, member.prior_keys, config.data.train);
     const auto epochs = member.train.epochs - member.train.burn_in;

@@ -41,13 +41,12 @@ struct Need {
   double bytes = 0, seconds = 0;
 };
 
-/// Of the whole call, on two cores.
-Need predict_need(const LayerwiseConfig& config) {
+/// Of one training, on two cores.
+Need predict_need(const LayerwiseConfig& config, const Member& member) {
   Need need;
-  const auto member = make_member(config, "evidence");
   const auto network = build_network(member.network, "[network]", task_classes(config.tasks[0]));
   for (const auto& p : network->parameters()) need.parameters += p.numel();
-  double squares = 0, cubes = 0;
+  double squares = 0, cubes = 0, pixels = 1;
   for (const auto* block : named_blocks(*network)) {
     for (const auto side : {block->value().size(1), block->value().size(2)}) {
       const auto n = static_cast<double>(side);
@@ -55,28 +54,41 @@ Need predict_need(const LayerwiseConfig& config) {
       cubes += static_cast<double>(block->value().size(0)) * n * n * n;
     }
   }
+  for (const auto side : network->input()) pixels *= static_cast<double>(side);
   const auto parameters = static_cast<double>(need.parameters);
   // The program itself; weights, momentum, gradient, curvature, average, last good state; factors
-  // and bases in float64 at the end; images.
+  // and bases in float64 at the end; images, in float32 and as they were read.
   need.bytes = 3.5e8 + 40.0 * parameters + 24.0 * squares +
-               8192.0 * static_cast<double>(config.data.train + config.data.test);
-  const auto with_controls = std::min(config.seeds, config.control_seeds);
-  const auto trainings =
-      static_cast<double>(config.tasks.size()) *
-      (static_cast<double>(config.seeds) +
-       static_cast<double>(with_controls) * static_cast<double>(config.controls.size()));
+               8.0 * pixels * static_cast<double>(config.data.train + config.data.test);
   // Flops of an epoch: a step in eigenbases costs 24 per parameter and image, the gradient of a
   // refresh 6, its factors 10; decompositions 18 n^3. Counts dense maps only.
-  const auto copies = static_cast<double>(std::max<int64_t>(1, config.augmentation.copies));
+  const auto copies = static_cast<double>(std::max<int64_t>(1, member.augmentation.copies));
   const auto images = copies * static_cast<double>(config.data.train);
-  const auto sampled =
-      config.train.refresh.samples > 0
-          ? std::min(images, copies * static_cast<double>(config.train.refresh.samples))
-          : images;
+  const auto part = [&](int64_t samples) {
+    return samples > 0 ? std::min(images, copies * static_cast<double>(samples)) : images;
+  };
   constexpr double kFlopsPerSecond = 1.2e11;
-  const double epoch =
-      (parameters * (30.0 * images + 10.0 * sampled) + 18.0 * cubes) / kFlopsPerSecond;
-  need.seconds = trainings * (static_cast<double>(config.train.epochs) * epoch + 10.0);
+  double epoch =
+      parameters * (30.0 * images + 10.0 * part(member.train.refresh.samples)) + 18 * cubes;
+  const auto& hyper = member.train.hyper;
+  if (member.augmentation.copies > 0 && hyper.score == "evidence")  // a fit and about as much again
+    epoch += static_cast<double>(hyper.steps) *
+             (parameters * 20.0 * 10.0 * part(hyper.samples) + 18 * cubes);
+  need.seconds = static_cast<double>(member.train.epochs) * epoch / kFlopsPerSecond + 10.0;
+  return need;
+}
+
+/// Of the whole call: trainings one after another.
+Need predict_need(const LayerwiseConfig& config) {
+  auto need = predict_need(config, make_member(config, "evidence"));
+  const auto tasks = static_cast<double>(config.tasks.size());
+  need.seconds *= tasks * static_cast<double>(config.seeds);
+  for (const auto& name : config.controls) {
+    const auto control = predict_need(config, make_member(config, name));
+    need.bytes = std::max(need.bytes, control.bytes);
+    need.seconds +=
+        control.seconds * tasks * static_cast<double>(std::min(config.seeds, config.control_seeds));
+  }
   return need;
 }
 
@@ -140,8 +152,13 @@ int layerwise(int argc, char** argv) {
   const InterruptGuard guard;
   const auto processes = join_processes();
   const bool is_first = !processes || processes->rank() == 0;  // the one that reads, writes, speaks
-  if (processes)
-    expect_shareable(config.train, config.data.train, config.data.test, processes->size());
+  if (processes) {
+    auto members = config.controls;
+    members.emplace_back("evidence");
+    for (const auto& name : members)
+      expect_shareable(make_member(config, name).train, config.data.train, config.data.test,
+                       processes->size());
+  }
   const auto images = load_images(config, cli.data_root);
 
   std::string text, summary;

@@ -114,8 +114,8 @@ State expect_resumable(const fs::path& folder, const CommandLine& cli, const std
 }
 
 void clear_folder(const fs::path& folder) {
-  for (const char* name :
-       {"state.pt", "run.h5", "run.log", "config.toml", "figure.png", "report.html"}) {
+  for (const char* name : {"state.pt", "run.h5", "run.log", "config.toml", "figure.png",
+                           "report.html", "train.safetensors", "test.safetensors"}) {
     std::error_code failure;
     fs::remove(folder / name, failure);
     if (failure)
@@ -212,6 +212,10 @@ Run run_task(const LayerwiseConfig& config, const std::string& task, int64_t see
   state = share_start(processes, state, hash);
   if (state.count("finished")) return get_results(state);
 
+  const auto input = input_of(config);
+  const auto train = task_images(config, task, images.train, input);
+  const auto test = task_images(config, task, images.test, input);
+
   const RunFolder folder(path, is_first);
   folder.write("config.toml", to_text(table));
   Log log({.file = folder.file("run.log"), .quiet = cli.quiet || !is_first});
@@ -221,9 +225,6 @@ Run run_task(const LayerwiseConfig& config, const std::string& task, int64_t see
   auto run = resumed ? RunFile::resume(record_file, provenance)
                      : RunFile(folder.file("run.h5"), provenance);
 
-  const auto input = input_of(config);
-  const auto train = task_images(config, task, images.train, input);
-  const auto test = task_images(config, task, images.test, input);
   const auto there = [&](const Dataset& set) {
     Samples samples{set.x.to(device), set.y.to(device)};
     samples.index = sample_index(set).to(device);

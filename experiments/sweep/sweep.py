@@ -14,6 +14,7 @@
 One job is one run and one seed. `python sweep.py --out FILE` prints the folder.
 """
 
+import re
 import sys
 import tomllib
 from pathlib import Path
@@ -47,22 +48,33 @@ def read(file):
         where = f"{file}: run[{place}]"
         expect_known(run, RUN_KEYS, where)
         name = run.get("name")
-        if not isinstance(name, str) or not name or "/" in name:
-            raise SweepError(f"{where}: expected a name without \"/\", found {name!r}")
+        if not isinstance(name, str) or not re.fullmatch(r"\w[\w.-]*", name):
+            raise SweepError(f"{where}: expected a name of letters, digits, \".\", \"-\" and \"_\", "
+                             f"found {name!r}")
         if name in names:
             raise SweepError(f"{where}: the name \"{name}\" stands there twice")
         names.add(name)
-        for seed in run.get("seeds", table.get("seeds", [1])):
+        seeds = run.get("seeds", table.get("seeds", [1]))
+        if (not isinstance(seeds, list) or not seeds or len(set(seeds)) < len(seeds)
+                or any(type(seed) is not int for seed in seeds)):
+            raise SweepError(f"{where}: seeds: expected a list of different integers, found {seeds!r}")
+        settings = run.get("set", [])
+        if not isinstance(settings, list) or any(not isinstance(s, str) for s in settings):
+            raise SweepError(f"{where}: set: expected a list of \"KEY=VALUE\", found {settings!r}")
+        config = ROOT / run["config"] if "config" in run else None
+        if config and not config.is_file():
+            raise SweepError(f"{where}: config: {config}: no such file")
+        for seed in seeds:
             words = ["--preset", run.get("preset", table.get("preset", "quick")),
                      "--seed", str(seed)]
-            if "config" in run:
-                words += ["--config", str(ROOT / run["config"])]
-            for setting in ["seeds=1", "report=false", *run.get("set", [])]:
+            if config:
+                words += ["--config", str(config)]
+            for setting in ["seeds=1", "report=false", *settings]:
                 words += ["--set", setting]
             threads = run.get("threads", table.get("threads", 1))
-            jobs.append({"name": name, "seed": seed, "threads": threads,
+            jobs.append({"name": name, "seed": seed, "threads": threads, "config": config,
                          "words": words + ["--threads", str(threads)]})
-    return {"title": table.get("title", Path(file).stem),
+    return {"file": Path(file), "title": table.get("title", Path(file).stem),
             "program": table.get("program", "layerwise"),
             "out": ROOT / table.get("out", f"results/{Path(file).stem}"), "jobs": jobs}
 

@@ -65,9 +65,13 @@ std::vector<std::vector<double>> variance_shares(const Network& network,
                                                  const Samples& data, int64_t batch) {
   torch::NoGradGuard no_grad;
   std::vector<std::vector<Tensor>> sums(layers.size()), squares(layers.size());
+  double rows = 0;  // samples, or their copies
   for (int64_t begin = 0; begin < data.count(); begin += batch) {
     Tape tape;
     network.forward(data.inputs(begin, std::min(batch, data.count() - begin)), &tape);
+    if (!layers.empty())
+      rows += static_cast<double>(
+          find_tape(network, tape, layers[0].layer)->children[0].output.size(0));
     for (size_t l = 0; l < layers.size(); ++l) {
       const auto* found = find_tape(network, tape, layers[l].layer);
       sums[l].resize(layers[l].paths.size());
@@ -80,7 +84,7 @@ std::vector<std::vector<double>> variance_shares(const Network& network,
       }
     }
   }
-  const auto n = static_cast<double>(data.everywhere());
+  const double n = data.sum(rows);
   std::vector<std::vector<double>> shares;
   for (size_t l = 0; l < layers.size(); ++l) {
     data.sum(sums[l]);

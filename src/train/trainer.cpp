@@ -131,6 +131,7 @@ void expect_shareable(const TrainConfig& config, int64_t train_images, int64_t t
       {"train.refresh.samples", r.samples},
       {"train.refresh.check_samples", r.check_samples},
       {"train.refresh.final_samples", r.final_samples},
+      {"train.hyper.samples", config.hyper.samples},
       {"train.test_samples", config.test_samples},
       {"training images", train_images},
       {"test images", test_images}};
@@ -314,7 +315,7 @@ bool Trainer::moves_priors() const {
 double Trainer::hyper_rate() const {
   const double t = static_cast<double>(epoch_) / static_cast<double>(config_.epochs);
   const auto& h = config_.hyper;
-  return h.lr_end + 0.5 * (h.lr - h.lr_end) * (1 + std::cos(std::numbers::pi * t));
+  return rate_factor_ * (h.lr_end + 0.5 * (h.lr - h.lr_end) * (1 + std::cos(std::numbers::pi * t)));
 }
 
 void Trainer::learn_by_evidence() {
@@ -521,7 +522,8 @@ bool Trainer::recover(double loss) {
   if (!diverged) return false;
   if (++restarts_ > kMaxRestarts || good_.empty())
     throw NumericalError(fmt::format(
-        "epoch {}: the training loss is {}{}; lower {}", epoch_ + 1, loss,
+        "epoch {}: {}{}; lower {}", epoch_ + 1,
+        failure_.empty() ? fmt::format("the training loss is {}", loss) : failure_,
         good_.empty()
             ? std::string(", before there was a state to go back to")
             : fmt::format(" and {} restarts from the last good state did not help", restarts_ - 1),
@@ -547,6 +549,7 @@ EpochRecord Trainer::run_epoch() {
   EpochRecord record;
   for (;;) {
     record = EpochRecord();
+    failure_.clear();
     double loss = std::numeric_limits<double>::quiet_NaN();
     try {
       if (is_kfac_epoch() && epoch_ == config_.burn_in) {
@@ -558,7 +561,8 @@ EpochRecord Trainer::run_epoch() {
     } catch (const NumericalError& error) {
       if (kfac_) kfac_->leave();
       if (good_.empty()) throw;
-      log_.line(error.what());
+      failure_ = error.what();
+      log_.line(failure_);
     }
     if (recover(loss)) continue;
     record.train_loss = loss;

@@ -133,8 +133,9 @@ class Trainer {
   double prior_factor_ = 1, rate_factor_ = 1, best_log_likelihood_ = -1e300,
          best_evidence_ = -1e300;
   bool far_from_mode_ = false;
-  State good_;  // to restart from after a NaN
-  State best_;  // weights, priors and symmetries of the highest evidence, where it is kept
+  std::string failure_;  // of the present epoch, where it said one
+  State good_;           // to restart from after a NaN
+  State best_;           // weights, priors and symmetries of the highest evidence, where it is kept
 };
 
 /// Test or training metrics of the plug-in prediction, by chunks; over the shares of all processes.

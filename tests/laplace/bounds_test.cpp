@@ -41,6 +41,15 @@ struct Small {
   }
 };
 
+/// The samples in the order in which parts at random are filled.
+Tensor filling(const BoundOptions& options, int64_t n) {
+  auto order = torch::arange(n);
+  auto* p = order.data_ptr<int64_t>();
+  Draws draws(options.stream.split("order"));
+  for (int64_t i = n - 1; i > 0; --i) std::swap(p[i], p[draws.below(static_cast<uint64_t>(i + 1))]);
+  return order;
+}
+
 }  // namespace
 
 TEST_CASE("a part that is all of the data has the evidence itself", "[bounds]") {
@@ -150,6 +159,23 @@ TEST_CASE("a few parts stand for all, and the last one takes what is left", "[bo
   options.parts = 2;
   const auto some = small.bound(options);
   CHECK(some.parts == 2);
+  // 16 of 25 samples, scaled to all; each part by itself is what it would be as the only data.
+  const auto order = filling(options, small.data.count());
+  double log_likelihood = 0, log_det = 0;
+  std::vector<double> values;
+  for (const int64_t first : {0, 8}) {
+    auto part = small;
+    part.data = small.data.select(order.narrow(0, first, 8));
+    BoundOptions whole;
+    whole.samples = 8;
+    const auto alone = part.bound(whole);
+    log_likelihood += alone.log_likelihood;
+    log_det += alone.log_det_ratio;
+    values.push_back(25.0 / 8 * (alone.log_likelihood - 0.5 * alone.log_det_ratio));
+  }
+  CHECK(some.log_likelihood == Approx(25.0 / 16 * log_likelihood));
+  CHECK(some.log_det_ratio == Approx(25.0 / 16 * log_det));
+  CHECK(some.spread == Approx(std::abs(values[0] - values[1]) / std::sqrt(2)));
 }
 
 TEST_CASE("bounds refuse what they are not defined for", "[bounds]") {

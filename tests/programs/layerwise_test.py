@@ -640,10 +640,17 @@ class Sweep(Case):
             self.assertAlmostEqual(float(row["mean"]), np.mean(values), 12)
             self.assertAlmostEqual(float(row["std"]), np.std(values, ddof=1), 12)
             self.assertEqual(int(row["seeds"]), 2)
-        file.write_text(SWEEP.replace("seeds = [1]", "sed = 1").format(out=self.out, config="x"),
-                        encoding="utf-8")
-        with self.assertRaisesRegex(sweep.SweepError, "sed"):
-            sweep.read(file)
+        for old, new, expected in (("seeds = [1]", "sed = 1", "sed"), ("seeds = [1]", "seeds = 1", "list"),
+                                   ("seeds = [1]", "seeds = [2, 2]", "different"),
+                                   ('"wrong"', '"../wrong"', "name"), ('"wrong"', '"lila"', "twice"),
+                                   ('set = ["', 'set = "', None), ("{config}", "none.toml", "no such")):
+            with self.subTest(new):
+                text = SWEEP.replace(old, new)
+                if expected is None:
+                    text, expected = text.replace('epochs=0"]', 'epochs=0"'), "KEY=VALUE"
+                file.write_text(text.format(out=self.out, config=scratch / "lila.toml"), "utf-8")
+                with self.assertRaisesRegex(sweep.SweepError, expected):
+                    sweep.read(file)
 
 
 ONLY_FC = ("network.layer=[{type='sum', of=[{type='fc', out=1, stride=4}]}, {type='flatten'}, "

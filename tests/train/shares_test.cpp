@@ -1,6 +1,7 @@
 // Shares of pathways against variances that are known.
 #include "tests/catch.h"
 
+#include "nn/averaged.h"
 #include "tests/nn/layer_examples.h"
 #include "train/shares.h"
 
@@ -82,4 +83,20 @@ TEST_CASE("the effective share compares the mean gamma/P of the pathways' weight
   CHECK(shares[1][0] == Approx(0.25 / 0.75));
   CHECK(shares[1][1] == Approx(0.0).margin(1e-15));
   CHECK(shares[1][2] == Approx(0.5 / 0.75));  // mean of 1/2 and 4/8
+}
+
+TEST_CASE("copies of a sample are outputs like others to the variance share", "[shares]") {
+  const auto network = known_network();
+  const auto averaged = std::make_shared<AveragedNetwork>(*network);
+  const auto expected_layers = pathway_layers(*network);
+  const auto layers = pathway_layers(*averaged);
+  const auto x = random_tensor({5, 3, 1, 2, 2}, 7);
+  const Samples copies{x, torch::zeros({5}, torch::kInt64)};
+  const Samples flat{x.flatten(0, 1), torch::zeros({15}, torch::kInt64)};
+  const auto found = variance_shares(*averaged, layers, copies, 2);
+  const auto expected = variance_shares(*network, expected_layers, flat, 4);
+  REQUIRE(found.size() == expected.size());
+  for (size_t l = 0; l < found.size(); ++l)
+    for (size_t k = 0; k < found[l].size(); ++k)
+      CHECK(found[l][k] == Approx(expected[l][k]).epsilon(1e-10));
 }
