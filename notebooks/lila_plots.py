@@ -52,7 +52,8 @@ def plot_likelihood(ax, runs):
         values = [run.final(member, "nll") for run in runs if member in run.members]
         ax.barh(k, np.nanmean(values), color=member_color(runs, member), alpha=0.75)
         ax.plot(values, [k] * len(values), ".", color="black", ms=4)
-    ax.set_yticks(range(len(runs[0].members)), [runs[0].title(m) for m in runs[0].members])
+    titles = [runs[0].title(m).replace(", ", ",\n") for m in runs[0].members]
+    ax.set_yticks(range(len(titles)), titles)
     ax.invert_yaxis(), ax.set_xlabel("test NLL, nats")
 
 
@@ -73,5 +74,5 @@ def draw_figure(runs):
         axes[2, 0].set_ylabel("ranges at the end")
         handles, labels = axes[0, 0].get_legend_handles_labels()
         if handles:
-            axes[0, 0].legend(handles, labels, loc="best")
+            figure.legend(handles, labels, loc="outside lower center", ncols=len(handles))
     return figure

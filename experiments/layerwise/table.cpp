@@ -42,6 +42,11 @@ Spread over(const std::vector<Run>& runs, const std::string& member, const Get& 
   return spread(values);
 }
 
+/// Ranges of an augmentation have no sign, so that a mean over seeds is one of sizes.
+double shown(const std::string& name, double value) {
+  return name.starts_with("augmentation.") ? std::abs(value) : value;
+}
+
 double log_precision(const Result& r, size_t layer, size_t path) {
   const auto* block = r.find(r.path_blocks[layer][path]);
   return block ? block->log_precision : std::numeric_limits<double>::quiet_NaN();
@@ -100,7 +105,7 @@ std::string run_table(const std::string& title, const Run& run) {
   for (const auto& member : member_order({run})) {
     std::string values;
     for (const auto& [name, value] : run.at(member).symmetry)
-      values += fmt::format("{}{} {:.3f}", values.empty() ? "" : ", ", name, value);
+      values += fmt::format("{}{} {:.3f}", values.empty() ? "" : ", ", name, shown(name, value));
     if (!values.empty()) out += fmt::format("  {}:\n    {}\n", member_title({run}, member), values);
   }
   return out;
@@ -139,7 +144,7 @@ std::string summary_table(const std::string& title, const std::vector<Run>& runs
     for (const auto& [name, value] : first->symmetry) {
       const auto learnt = over(runs, member, [&, &wanted = name](const Result& r) {
         for (const auto& [other, number] : r.symmetry)
-          if (other == wanted) return number;
+          if (other == wanted) return shown(other, number);
         return std::numeric_limits<double>::quiet_NaN();
       });
       symmetry +=
@@ -196,7 +201,9 @@ std::vector<TableRow> table_rows(const std::vector<Run>& runs) {
         }
       for (size_t i = 0; i < r.symmetry.size(); ++i)
         add(fmt::format("{}/symmetry/{}", member, r.symmetry[i].first),
-            over(runs, member, [&](const Result& s) { return s.symmetry[i].second; }));
+            over(runs, member, [&](const Result& s) {
+              return shown(s.symmetry[i].first, s.symmetry[i].second);
+            }));
       break;
     }
   }
