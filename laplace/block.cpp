@@ -4,7 +4,10 @@
 
 #include <torch/csrc/autograd/autograd.h>
 
+#include <algorithm>
+
 #include "core/error.h"
+#include "laplace/statistics.h"
 
 namespace evariste {
 
@@ -44,6 +47,25 @@ Tensor Block::scattered(const Tensor& g, const Tensor& x) const {
   torch::AutoGradMode enabled(true);
   const auto leaf = x.detach().clone().requires_grad_();
   return torch::autograd::grad({gathered(leaf)}, {leaf}, {g})[0];
+}
+
+std::function<Tensor(const Tensor&)> Block::input_gram_backward(const Tensor& matrix,
+                                                                const Tensor& like) const {
+  const auto twice = 2 * as_gathered(*this, matrix);
+  const auto of = [this, twice](const Tensor& x) {
+    return scattered(times_each(gathered(x), twice), x);
+  };
+  const auto entries = gathered(like.narrow(0, 0, 1)).numel();
+  if (entries == matrix.size(0) * matrix.size(1)) return of;  // T = 1
+  return [of, entries](const Tensor& x) {
+    // Few samples at a time, so that features and their products stay in the cache.
+    const auto n = x.size(0), tile = std::clamp<int64_t>(cached_entries(x) / entries, 1, n);
+    if (tile == n) return of(x);
+    std::vector<Tensor> parts;
+    for (int64_t begin = 0; begin < n; begin += tile)
+      parts.push_back(of(x.narrow(0, begin, std::min(tile, n - begin))));
+    return torch::cat(parts);
+  };
 }
 
 double Block::input_gram_flops(const Tensor& x) const {

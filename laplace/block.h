@@ -7,6 +7,7 @@
 // predictive) follows from phi and the layout of the output, so a new layer needs no new formula.
 #pragma once
 
+#include <functional>
 #include <memory>
 #include <string>
 #include <vector>
@@ -60,6 +61,11 @@ class Block {
   virtual Tensor scattered(const Tensor& g, const Tensor& x) const;
   /// sum_{n,t} phi phi^T, [Q, J, J], float64
   virtual Tensor input_gram(const Tensor& x) const;
+  /// Cotangent of x for the symmetric `matrix` [Q, J, J] at input_gram(x): twice the transpose of
+  /// phi of matrix phi(x). As a function of x, for inputs like `x` but for their number, so that
+  /// what the matrix needs is done once for many of them.
+  virtual std::function<Tensor(const Tensor&)> input_gram_backward(const Tensor& matrix,
+                                                                   const Tensor& x) const;
   /// Multiplications and additions of input_gram, half of a symmetric product counted.
   virtual double input_gram_flops(const Tensor& x) const;
   /// Leaves that phi depends on (a bandwidth, a degree); autograd follows phi and apply to them.

@@ -51,7 +51,7 @@ std::vector<Tensor> leaves_of(Layer& network) {
 /// Positions lie innermost, as in convolutions.
 bool is_transposed(const Tensor& g) { return g.stride(3) == 1 && g.stride(4) != 1; }
 
-/// g S for g [Q, C, n, T, O] and symmetric S [Q, O, O], in g's layout: as S g^T where the positions
+/// g S for g [Q, R, n, T, O] and symmetric S [Q, O, O], in g's layout: as S g^T where the positions
 /// lie innermost, so that g is not copied.
 Tensor times(const Tensor& g, const Tensor& s) {
   if (!is_transposed(g)) return g.flatten(1, 3).matmul(s).view(g.sizes());
@@ -62,7 +62,7 @@ Tensor times(const Tensor& g, const Tensor& s) {
       .transpose(3, 4);
 }
 
-/// sum over groups, positions and outputs of a[c] b[d] for each sample, [n, C, C]; a and b [Q, C,
+/// sum over groups, positions and outputs of a[c] b[d] for each sample, [n, R, R]; a and b [Q, R,
 /// n, T, O] of one layout.
 Tensor pairs_of(const Tensor& a, const Tensor& b) {
   const auto flat = [&](const Tensor& t) {
@@ -85,15 +85,7 @@ Tensor spread(const Tensor& one, int64_t u) {
   return one.unsqueeze(-3).expand(shape).flatten(-3, -2);
 }
 
-/// Symmetric [Q, J, J] with its features in the order in which the block gathers them.
-Tensor as_gathered(const Block& block, const Tensor& matrix) {
-  auto order = block.gathered_order();
-  if (!order.defined()) return matrix;
-  order = order.to(matrix.device());
-  return matrix.index_select(1, order).index_select(2, order);
-}
-
-/// sum_d Lambda[n, c, d] t[d, n, ...]; t may have several copies of each sample, [C, n K, ...].
+/// sum_d Lambda[n, c, d] t[d, n, ...]; t may have several copies of each sample, [R, n K, ...].
 Tensor mix(const Tensor& lambda, const Tensor& t) {
   const auto n = lambda.size(0), outputs = lambda.size(1);
   const auto flat = t.transpose(0, 1).reshape({n, t.size(1) / n, outputs, -1});
@@ -114,7 +106,8 @@ class Pass {
         cotangents_(cotangents),
         options_(options),
         count_(fit.count),
-        weight_(static_cast<double>(fit.curvature->samples()) / static_cast<double>(fit.count)) {
+        weight_(static_cast<double>(fit.curvature->samples()) / static_cast<double>(fit.count)),
+        ready_(blocks_.size()) {
     network.visit_blocks(
         [&](Block& block) { bends_ = bends_ || !block.hyperparameters().empty(); });
     for (const auto& module : network.modules()) {
@@ -123,15 +116,21 @@ class Pass {
     }
   }
 
-  /// A scalar with the gradient of 1/2 log|P|.
+  /// A scalar with the gradient of 1/2 log|P|, but for what goes through `inputs()`.
   Tensor operator()(const Tensor& f, const Tape& tape) {
     terms_ = torch::zeros({}, f.options());
+    inputs_.clear();
+    on_inputs_.clear();
+    const auto span = likelihood_.hessian_span(f.size(1), f.options());  // [R, C]
+    const auto hessian_of = [&](const Tensor& outputs) {
+      return span.matmul(likelihood_.hessian(outputs)).matmul(span.t()) /
+             likelihood_.curvature_scale();
+    };
     {
       torch::NoGradGuard no_grad;
-      lambda_ = likelihood_.hessian(f.detach()) / likelihood_.curvature_scale();
-      const auto outputs = f.size(1);
-      pair_ = torch::zeros({f.size(0), outputs, outputs}, f.options());
-      const auto basis = torch::eye(outputs, f.options()).unsqueeze(1).expand({-1, f.size(0), -1});
+      lambda_ = hessian_of(f.detach());
+      pair_ = torch::zeros_like(lambda_);
+      const auto basis = span.unsqueeze(1).expand({-1, f.size(0), -1});
       Sink sink = [&](const Block& block, const Tensor& x, const Tensor& g) { at(block, x, g); };
       sink.wants = [&](const Block& block) { return index_(block) >= 0; };
       if (bends_)
@@ -139,13 +138,17 @@ class Pass {
           output_cotangents_[&of] = g;
         };
       network_.backward(basis, tape, sink, false);
-      if (bends_) pair_ = 0.5 * push(tape).transpose(0, 1);
+      if (bends_) pair_ = 0.5 * push(tape).matmul(span.t()).transpose(0, 1);
     }
-    return terms_ + (pair_ * likelihood_.hessian(f)).sum() / likelihood_.curvature_scale();
+    return terms_ + (pair_ * hessian_of(f)).sum();
   }
 
+  /// Inputs of blocks, and their cotangents of 1/2 log|P| through the block's features.
+  const std::vector<Tensor>& inputs() const { return inputs_; }
+  const std::vector<Tensor>& on_inputs() const { return on_inputs_; }
+
  private:
-  /// Forward derivative of Gamma g; [C, n, C].
+  /// Forward derivative of Gamma g; [R, n, C].
   Tensor push(const Tape& tape) {
     Tangents tangents;
     tangents.outputs = [&](const Block& block) {
@@ -177,57 +180,83 @@ class Pass {
     if (is_done && !gamma.trace.defined()) return;
     const auto type = g.scalar_type();
     const auto folds = g.size(0), n = g.size(1);
-    auto phi = block.gathered(x.detach());                 // [Q, n, T, J]
-    auto positions = block.to_positions(g.flatten(0, 1));  // [Q, C n, T, O]
+    const bool has_leaves = !block.hyperparameters().empty();
+    const bool wants_phi = !block.is_constant() && (has_leaves || x.requires_grad());
+    auto positions = block.to_positions(g.flatten(0, 1));  // [Q, R n, T, O]
     const auto all = positions.size(2);
     Tensor kept;
     const auto copies = reduced_copies(block, x, options_);
     if (copies == 1 && selects_positions(block, options_)) {
       kept = kept_positions(block, g);
-      phi = at_positions(phi, kept);
       positions = at_positions(positions, kept.repeat({folds, 1}));
     }
-    const auto t = positions.size(2), groups = phi.size(0), outputs = positions.size(3);
+    const auto t = positions.size(2), groups = positions.size(0), outputs = positions.size(3);
     const auto columns = positions.reshape({groups, folds, n, t, outputs});
-    const auto sums = block.is_constant() ? columns.sum(3, true) : columns;  // phi has T = 1
-    Tensor tangent;  // on the cotangents, [Q, C, n, T or 1, O]
+    // Positions that are summed before the factors see them: all, or the copies of each.
+    const auto u = sharing_of(block, options_) == Sharing::kReduce ? t : copies;
+    const bool has_trace = gamma.exact.defined() || gamma.trace.defined();
+    const bool has_factors = gamma.output.defined() && !is_done;
+    // Through the input's Gram matrix alone, where its features are not asked for themselves.
+    const bool by_gram = has_factors && wants_phi && !has_leaves && u == 1 && !kept.defined();
+    Tensor phi;  // [Q, n, T, J]
+    if (has_trace || (has_factors && wants_phi && !by_gram)) {
+      phi = block.gathered(x.detach());
+      if (kept.defined()) phi = at_positions(phi, kept);
+    }
+    Tensor tangent;  // on the cotangents, [Q, R, n, T or 1, O]
     Tensor on_phi;   // on the features
     const auto add = [](Tensor& sum, const Tensor& term) {
       sum = sum.defined() ? sum + term : term;
     };
-    if (gamma.output.defined() && !is_done) {
-      const auto a =
-          (as_gathered(block, gamma.input) * (2.0 / static_cast<double>(count_))).to(type);
-      // Positions that are summed before the factors see them: all, or the copies of each.
-      const auto u = sharing_of(block, options_) == Sharing::kReduce ? t : copies;
-      const auto share = block.is_constant() ? 1.0 : static_cast<double>(t / u);
-      auto b = gamma.output / share;
-      // A bias has the cotangents of its weight: where both are seen alike one product serves both.
-      with_weight_ = nullptr;
-      const auto of_bias = reported.bias && !kept.defined() ? index_(*reported.bias) : -1;
-      if (of_bias >= 0 && of_bias != m) {
-        const auto& bias = *blocks_[static_cast<size_t>(of_bias)];
-        const auto& other = cotangents_[static_cast<size_t>(of_bias)].output;
-        const auto u_bias = sharing_of(bias, options_) == Sharing::kReduce
-                                ? all
-                                : reduced_copies(bias, x, options_);
-        if (other.defined() && other.sizes() == b.sizes() && groups == 1 && u_bias == u) {
-          b = b + other;
-          with_weight_ = reported.bias;
+    if (has_factors) {
+      auto& ready = ready_[static_cast<size_t>(m)];
+      if (!ready.output.defined()) {
+        const auto share = block.is_constant() ? 1.0 : static_cast<double>(t / u);
+        ready.output = gamma.output / share;
+        // A bias has the cotangents of its weight: where both are seen alike one product serves
+        // both.
+        const auto of_bias = reported.bias && !kept.defined() ? index_(*reported.bias) : -1;
+        if (of_bias >= 0 && of_bias != m) {
+          const auto& bias = *blocks_[static_cast<size_t>(of_bias)];
+          const auto& other = cotangents_[static_cast<size_t>(of_bias)].output;
+          const auto u_bias = sharing_of(bias, options_) == Sharing::kReduce
+                                  ? all
+                                  : reduced_copies(bias, x, options_);
+          if (other.defined() && other.sizes() == gamma.output.sizes() && groups == 1 &&
+              u_bias == u) {
+            ready.output = ready.output + other;
+            ready.has_bias = true;
+          }
+        }
+        ready.output = (2 * weight_ * ready.output).to(type);
+        if (wants_phi) {
+          const auto input = gamma.input / static_cast<double>(count_);
+          if (by_gram)
+            ready.on_input = block.input_gram_backward(input.to(type), x.detach());
+          else
+            ready.input = (as_gathered(block, 2 * input) / static_cast<double>(u * u)).to(type);
         }
       }
-      add(tangent, spread(times(reduced(columns, u), (2 * weight_ * b).to(type)), u));
-      const auto v = block.is_constant() ? 1 : u;  // phi has T = 1
-      add(on_phi,
-          spread(times_each(reduced(phi, v), a / static_cast<double>(v * v)), v).expand_as(phi));
+      with_weight_ = ready.has_bias ? reported.bias : nullptr;
+      if (bends_)
+        add(tangent, spread(times(reduced(columns, u), ready.output), u));
+      else
+        add_pairs(columns, ready.output, u);
+      if (by_gram) {
+        inputs_.push_back(x);
+        on_inputs_.push_back(ready.on_input(x.detach()));
+      } else if (wants_phi) {
+        add(on_phi, spread(times_each(reduced(phi, u), ready.input), u).expand_as(phi));
+      }
     }
-    if (gamma.exact.defined() || gamma.trace.defined()) {
+    if (has_trace) {
+      const auto sums = block.is_constant() ? columns.sum(3, true) : columns;  // phi has T = 1
       Tensor kappa;
       if (gamma.exact.defined())
         kappa = (2 * weight_ * gamma.exact.to(type)).unsqueeze(1).unsqueeze(1);
       else
         kappa = (2 * weight_ * gamma.trace.to(type)).view({-1, 1, 1, 1, 1});
-      const auto weighted_gradients = [&](const Tensor& gradients) {  // [Q, C, c, O, J]
+      const auto weighted_gradients = [&](const Tensor& gradients) {  // [Q, R, c, O, J]
         return gamma.exact.defined() ? gradients.matmul(kappa) : kappa * gradients;
       };
       if (sums.size(3) == 1 && gamma.trace.defined()) {  // |G|^2 = |g|^2 |phi|^2
@@ -248,14 +277,14 @@ class Pass {
           };
           const auto features = cut(phi.unsqueeze(1));  // [Q, 1, c, T, J]
           const auto gradients =
-              weighted_gradients(cut(sums).transpose(3, 4).matmul(features));  // [Q, C, c, O, J]
-          cut(pushed).copy_(features.matmul(gradients.transpose(3, 4)));       // [Q, C, c, T, O]
+              weighted_gradients(cut(sums).transpose(3, 4).matmul(features));  // [Q, R, c, O, J]
+          cut(pushed).copy_(features.matmul(gradients.transpose(3, 4)));       // [Q, R, c, T, O]
           on_phi.narrow(1, begin, count) += cut(mixed).matmul(gradients).sum(1);
         }
         add(tangent, pushed);
       }
     }
-    tangent = tangent.expand_as(columns);
+    if (tangent.defined()) tangent = tangent.expand_as(columns);
     if (bends_) {
       auto back = tangent.flatten(1, 2);
       if (kept.defined()) {
@@ -265,27 +294,41 @@ class Pass {
         back = torch::zeros(shape, back.options()).scatter_(2, index, back);
       }
       tangents_[&reported] = block.from_positions(back, x).reshape(g.sizes());
-    } else {
+    } else if (tangent.defined()) {
       pair_ += 0.5 * pairs_of(tangent, columns);
     }
-    if (block.is_constant()) return;
+    if (!wants_phi || !on_phi.defined()) return;
     if (kept.defined()) {
       auto shape = on_phi.sizes().vec();
       shape[2] = all;
       const auto index = kept.unsqueeze(0).unsqueeze(3).expand_as(on_phi);
       on_phi = torch::zeros(shape, on_phi.options()).scatter_(2, index, on_phi);
     }
-    if (!block.hyperparameters().empty()) {
+    if (has_leaves) {
       torch::AutoGradMode enabled(true);
       terms_ = terms_ + (block.gathered(x) * on_phi).sum();
-    } else if (x.requires_grad()) {  // without keeping the features until the backward
-      const auto on_x = block.scattered(on_phi, x);
-      torch::AutoGradMode enabled(true);
-      terms_ = terms_ + (x * on_x).sum();
+    } else {  // without keeping the features until the backward
+      inputs_.push_back(x);
+      on_inputs_.push_back(block.scattered(on_phi, x));
     }
   }
 
-  /// sum_d Lambda[n, c, d] of columns [Q, C, n, T, O].
+  /// 1/2 sum g S g^T to the pairs of cotangents [Q, R, n, T, O], u positions summed before. Few
+  /// samples at a time, so that both factors of their products lie in the cache.
+  void add_pairs(const Tensor& columns, const Tensor& s, int64_t u) {
+    const auto n = columns.size(2);
+    const auto tile = std::clamp<int64_t>(cached_entries(columns) * n / columns.numel(), 1, n);
+    const bool is_last = is_transposed(columns);
+    for (int64_t begin = 0; begin < n; begin += tile) {
+      const auto count = std::min(tile, n - begin);
+      auto part = columns.narrow(2, begin, count);
+      part = is_last ? part.transpose(3, 4).contiguous().transpose(3, 4) : part.contiguous();
+      const auto pushed = spread(times(reduced(part, u), s), u).expand_as(part);
+      pair_.narrow(0, begin, count).add_(pairs_of(pushed, part), 0.5);
+    }
+  }
+
+  /// sum_d Lambda[n, c, d] of columns [Q, R, n, T, O].
   Tensor mixed_columns(const Tensor& columns) const {
     return mix(lambda_, columns.permute({1, 2, 0, 3, 4})).permute({2, 0, 1, 3, 4});
   }
@@ -299,11 +342,18 @@ class Pass {
   int64_t count_;
   double weight_;
   bool bends_ = false;
+  struct Ready {  // what a block's Gamma is to a batch, made once
+    Tensor output, input;
+    std::function<Tensor(const Tensor&)> on_input;
+    bool has_bias = false;  // `output` is that of weight and bias
+  };
+  std::vector<Ready> ready_;
   const Block* with_weight_ = nullptr;  // the bias whose output factor went with its weight's
   std::unordered_map<const Block*, Tensor> tangents_;  // Gamma g at the outputs of blocks
   std::unordered_map<const Tape*, Tensor>
-      output_cotangents_;  // g at the outputs of layers that bend
-  Tensor lambda_, pair_, terms_;
+      output_cotangents_;         // g at the outputs of layers that bend
+  Tensor lambda_, pair_, terms_;  // Lambda and M in the coordinates of the span, [n, R, R]
+  std::vector<Tensor> inputs_, on_inputs_;  // where the backward starts beside `terms_`
 };
 
 }  // namespace
@@ -406,9 +456,14 @@ Tensor evidence_surrogate(Layer& network, const Likelihood& likelihood, const Sa
     value += fitted.item<double>();
     const auto objective = fitted - pass(f, tape);
     if (!objective.requires_grad()) continue;
+    std::vector<Tensor> ends = {objective}, on_ends = {torch::ones_like(objective)};
+    for (size_t i = 0; i < pass.inputs().size(); ++i) {
+      ends.push_back(pass.inputs()[i]);
+      on_ends.push_back(-pass.on_inputs()[i]);
+    }
     auto wanted = leaves;
     if (x.requires_grad()) wanted.push_back(x);
-    const auto gradients = torch::autograd::grad({objective}, wanted, {}, c10::nullopt,
+    const auto gradients = torch::autograd::grad(ends, wanted, on_ends, c10::nullopt,
                                                  /*create_graph=*/false, /*allow_unused=*/true);
     for (size_t i = 0; i < leaves.size(); ++i)
       if (gradients[i].defined()) slopes[i] += gradients[i];

@@ -5,9 +5,10 @@
 // derivatives in those sums (Gamma, "cotangents") are closed form in the spectra, and no derivative
 // of an eigenvector appears. What is left, sum_n <Gamma, d(..)>, would be a second derivative of
 // the network by way of autograd over the backward pass of every column. Here it is
-//   1. one folded backward of the canonical basis of the outputs, without a graph;
-//   2. M_n = J_n Gamma J_n^T [C, C] and <M_n, d Lambda(f_n)>, a cotangent on the outputs;
-//   3. Gamma phi, a cotangent on the features;
+//   1. one folded backward of a basis of the outputs (R = C - 1 for softmax, which equal shifts do
+//      not change), without a graph;
+//   2. M_n = J_n Gamma J_n^T [R, R] and <M_n, d Lambda(f_n)>, a cotangent on the outputs;
+//   3. Gamma phi, a cotangent on the features, or at once on the block's input;
 //   4. where a layer's slope changes with its input (tanh, not relu), one folded forward derivative
 //      of the tangents Gamma g, and <g, d slope o tangent> layer by layer;
 //   5. one ordinary backward of the batch from all of these.

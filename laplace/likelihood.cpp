@@ -94,6 +94,17 @@ Tensor Softmax::score(const Tensor& f, const Tensor& y) const {
       .scatter_add(1, y.unsqueeze(1), torch::ones_like(y.unsqueeze(1), f.options()));
 }
 
+Tensor Softmax::hessian_span(int64_t outputs, const torch::TensorOptions& options) const {
+  if (outputs == 1) return Likelihood::hessian_span(outputs, options);
+  auto rows = torch::zeros({outputs - 1, outputs}, options);  // Helmert's: r entries, less r times
+  for (int64_t r = 1; r < outputs; ++r) {
+    const auto n = static_cast<double>(r);
+    rows[r - 1].narrow(0, 0, r).fill_(1 / std::sqrt(n * (n + 1)));
+    rows[r - 1][r].fill_(-n / std::sqrt(n * (n + 1)));
+  }
+  return rows;
+}
+
 Tensor Softmax::hessian(const Tensor& f) const {
   const auto p = f.softmax(1);
   return torch::diag_embed(p) - p.unsqueeze(2) * p.unsqueeze(1);

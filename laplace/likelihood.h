@@ -30,6 +30,11 @@ class Likelihood {
   virtual Tensor score(const Tensor& f, const Tensor& y) const = 0;
   /// Lambda_n [n, C, C]
   virtual Tensor hessian(const Tensor& f) const = 0;
+  /// Orthonormal rows [R, C] whose span holds the range of Lambda_n whatever f_n: softmax leaves
+  /// the direction of equal shifts out.
+  virtual Tensor hessian_span(int64_t outputs, const torch::TensorOptions& options) const {
+    return torch::eye(outputs, options);
+  }
   /// Columns [R, n, C] with sum_r s_r s_r^T = curvature_scale()^-1 Lambda.
   virtual Tensor hessian_root(const Tensor& f) const = 0;
   /// A root whose first columns hold as much of each sample's Lambda as they can in closed form:
@@ -68,6 +73,7 @@ class Softmax : public Likelihood {
   Tensor log_density(const Tensor& f, const Tensor& y) const override;
   Tensor score(const Tensor& f, const Tensor& y) const override;
   Tensor hessian(const Tensor& f) const override;
+  Tensor hessian_span(int64_t outputs, const torch::TensorOptions& options) const override;
   Tensor hessian_root(const Tensor& f) const override;
   Tensor ranked_root(const Tensor& f) const override;
   Tensor sampled_scores(const Tensor& f, int64_t draws, const Stream& stream,

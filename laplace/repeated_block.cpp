@@ -64,6 +64,13 @@ Tensor RepeatedBlock::input_gram(const Tensor& x) const {
   return is_constant() ? Block::input_gram(x) : one_.input_gram(as_samples(x));
 }
 
+std::function<Tensor(const Tensor&)> RepeatedBlock::input_gram_backward(const Tensor& matrix,
+                                                                        const Tensor& like) const {
+  return [backward = one_.input_gram_backward(matrix, as_samples(like))](const Tensor& x) {
+    return as_uses(backward(as_samples(x)), x);
+  };
+}
+
 double RepeatedBlock::input_gram_flops(const Tensor& x) const {
   return is_constant() ? Block::input_gram_flops(x) : one_.input_gram_flops(as_samples(x));
 }

@@ -38,6 +38,8 @@ class RepeatedBlock : public Block {
   Tensor gathered_order() const override { return one_.gathered_order(); }
   Tensor scattered(const Tensor& g, const Tensor& x) const override;
   Tensor input_gram(const Tensor& x) const override;
+  std::function<Tensor(const Tensor&)> input_gram_backward(const Tensor& matrix,
+                                                           const Tensor& x) const override;
   double input_gram_flops(const Tensor& x) const override;
   std::vector<Tensor> hyperparameters() const override { return one_.hyperparameters(); }
   bool is_constant() const override { return one_.is_constant(); }

@@ -32,11 +32,10 @@ Positions positions_of(const Block& block, const Tensor& phi, const Tensor& g) {
   return p;
 }
 
-/// Features and cotangents as coordinates in the bases [Q, O, k_B] and [Q, J, k_A].
-void rotate(Positions& p, const Tensor& basis_b, const Tensor& basis_a) {
+/// Cotangents as coordinates in the basis [Q, O, k_B].
+void rotate(Positions& p, const Tensor& basis_b) {
   if (basis_b.defined()) p.g = times_each(p.g, basis_b);
-  if (basis_a.defined()) p.phi = times_each(p.phi, basis_a);
-  p.outputs = p.g.size(4), p.inputs = p.phi.size(3);
+  p.outputs = p.g.size(4);
 }
 
 /// Per-sample gradients of samples [begin, begin + count): [Q, R, count, O, J].
@@ -59,7 +58,7 @@ void for_each_tile(const Positions& p, const Visit& visit) {
 }  // namespace
 
 Tensor times_each(const Tensor& x, const Tensor& matrices) {
-  if (x.size(-2) > 1) {
+  if (x.size(-2) > 1 && !x.is_contiguous()) {
     auto shape = matrices.sizes().vec();
     shape.insert(shape.begin() + 1, static_cast<size_t>(x.dim() - 3), 1);
     return x.matmul(matrices.reshape(shape));
@@ -67,6 +66,17 @@ Tensor times_each(const Tensor& x, const Tensor& matrices) {
   auto shape = x.sizes().vec();
   shape.back() = matrices.size(2);
   return x.flatten(1, -2).bmm(matrices).view(shape);
+}
+
+int64_t cached_entries(const Tensor& like) {
+  return like.device().is_cpu() ? int64_t{1} << 18 : kTileEntries;
+}
+
+Tensor as_gathered(const Block& block, const Tensor& matrix) {
+  auto order = block.gathered_order();
+  if (!order.defined()) return matrix;
+  order = order.to(matrix.device());
+  return matrix.index_select(1, order).index_select(2, order);
 }
 
 Tensor kept_positions(const Block& block, const Tensor& g) {
@@ -137,7 +147,7 @@ Features features_of(const Block& block, const Tensor& x, const Tensor& basis_a)
 Tensor squared_gradients(const Block& block, const Features& features, const Tensor& g,
                          const Tensor& basis_b) {
   auto p = positions_of(block, features.values, g);
-  rotate(p, basis_b, Tensor());
+  rotate(p, basis_b);
   Tensor sum;
   if (p.positions == 1) {
     const auto squares = p.g.squeeze(3).square().sum(1);  // [Q, n, O]
@@ -198,23 +208,37 @@ double gradient_trace(const Block& block, const Features& features, const Tensor
 
 void add_output_covariance(const Block& block, const Tensor& x, const Tensor& g, const Tensor& s,
                            const Tensor& basis_b, const Tensor& basis_a, Tensor& out) {
-  auto p = positions_of(block, block.phi(x), g);
-  rotate(p, basis_b, basis_a);
+  const auto features = features_of(block, x, basis_a);
+  auto p = positions_of(block, features.values, g);
+  const auto weights = features.order.defined() ? s.index_select(2, features.order) : s;
   if (p.positions == 1) {
+    rotate(p, basis_b);
     // w_i = sum_j s_ij phi_j^2, then g_c diag(w) g_d: no per-sample gradient is formed.
-    const auto w = p.phi.squeeze(2).square().matmul(s.transpose(1, 2));  // [Q, n, O]
+    const auto w = p.phi.squeeze(2).square().matmul(weights.transpose(1, 2));  // [Q, n, O]
     if (cuda::takes(w)) return cuda::output_covariance(p.g.squeeze(3), w, out);
     const auto columns = p.g.squeeze(3).transpose(1, 2);  // [Q, n, C, O]
     out += (columns * w.unsqueeze(2)).matmul(columns.transpose(2, 3)).sum(0);
     return;
   }
-  for_each_tile(p, [&](int64_t begin, int64_t count) {
-    const auto gradients = tile_gradients(p, begin, count);  // [Q, C, c, O, J]
-    const auto scaled = gradients * s.unsqueeze(1).unsqueeze(1);
-    const auto left = scaled.permute({2, 1, 0, 3, 4}).flatten(2);  // [c, C, Q O J]
-    const auto right = gradients.permute({2, 1, 0, 3, 4}).flatten(2);
-    out.narrow(0, begin, count) += left.matmul(right.transpose(1, 2));
-  });
+  // A sample's gradients of all columns are one product. Few samples at a time: what is made of
+  // them is looked at again while it lies in the cache.
+  const auto columns = p.groups * p.folds * s.size(1);
+  const auto tile = std::clamp<int64_t>(
+      cached_entries(p.g) / (columns * std::max(p.positions, p.inputs)), 1, p.samples);
+  const auto turn =
+      basis_b.defined() ? basis_b.transpose(1, 2).unsqueeze(1).unsqueeze(1) : Tensor();
+  const auto flat_weights = weights.reshape({p.groups, 1, 1, -1});
+  for (int64_t begin = 0; begin < p.samples; begin += tile) {
+    const auto count = std::min(tile, p.samples - begin);
+    auto rows = p.g.narrow(2, begin, count).permute({0, 2, 1, 4, 3});  // [Q, c, C, O, T]
+    if (turn.defined()) rows = turn.matmul(rows);
+    const auto gradients = rows.reshape({p.groups * count, -1, p.positions})
+                               .bmm(p.phi.narrow(1, begin, count).flatten(0, 1))
+                               .view({p.groups, count, p.folds, -1});  // [Q, c, C, O J]
+    const auto pairs = inner_products((gradients * flat_weights).flatten(0, 1),
+                                      gradients.flatten(0, 1));  // [Q c, C, C]
+    out.narrow(0, begin, count) += pairs.view({p.groups, count, p.folds, p.folds}).sum(0);
+  }
 }
 
 }  // namespace evariste

@@ -12,9 +12,16 @@ enum class Sharing {
   kReduce,  ///< positions are summed first: (sum_t g)(sum_t g)^T, mean_t phi
 };
 
-/// x [Q, .., T, D] times [Q, D, K], each group's own. Where T = 1 all of a group in one product:
-/// broadcast, each sample would be a product of its own, a vector with a matrix.
+/// x [Q, .., T, D] times [Q, D, K], each group's own; all of a group in one product where they lie
+/// so: broadcast, each sample would be a product of its own, for T = 1 a vector with a matrix.
 Tensor times_each(const Tensor& x, const Tensor& matrices);
+
+/// How many entries to work on at once where what is made of them is read again: what a CPU's cache
+/// holds, on other devices enough for them.
+int64_t cached_entries(const Tensor& like);
+
+/// Symmetric [Q, J, J] with its features in the order in which the block gathers them.
+Tensor as_gathered(const Block& block, const Tensor& matrix);
 
 /// Positions [n, T'] of the phase that the polyphase layer behind a block keeps: of the s x s
 /// phases of g [R, n, O, H, W], the only one that is not zero; for g [R, n, K, O, H, W] of each of

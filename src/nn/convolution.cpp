@@ -170,6 +170,85 @@ Tensor ConvBlock::input_gram(const Tensor& x) const {
                                   g.groups});
 }
 
+bool ConvBlock::has_short_backward(const Tensor& x) const {
+  const auto& g = geometry_;
+  double short_cost = 1, patches = 1;
+  for (size_t i = 0; i < 2; ++i) {
+    const auto k = g.kernel[i], size = x.size(static_cast<int64_t>(i) + 2);
+    if (g.stride[i] != 1 || g.dilation[i] != 1 || size < k) return false;
+    if (g.circular && 2 * g.padding[i] != k - 1) return false;  // the ends would not meet
+    if (g.circular && k - 1 > size) return false;
+    short_cost *= static_cast<double>((2 * k - 1) * size);
+    patches *= static_cast<double>(k * k * g.output_size(x.size(2), x.size(3))[i]);
+  }
+  return short_cost < 0.75 * patches;  // the rest for the edges
+}
+
+std::function<Tensor(const Tensor&)> ConvBlock::input_gram_backward(const Tensor& matrix,
+                                                                    const Tensor& like) const {
+  if (!has_short_backward(like)) return Block::input_gram_backward(matrix, like);
+  const auto [kh, kw] = geometry_.kernel;
+  const auto groups = geometry_.groups, c = like.size(1) / groups;
+  // On pixel p: sum over kernel entries d, d' of matrix[d, d'] x[p + d' - d].
+  const auto entries = matrix.view({groups, c, kh, kw, c, kh, kw});
+  auto kernel = torch::zeros({groups, c, c, 2 * kh - 1, 2 * kw - 1}, matrix.options());
+  for (int64_t i = 0; i < kh; ++i)
+    for (int64_t j = 0; j < kw; ++j)
+      kernel.narrow(3, kh - 1 - i, kh)
+          .narrow(4, kw - 1 - j, kw)
+          .add_(entries.select(2, i).select(2, j), 2);
+  kernel = laid_out_as(kernel.flatten(0, 1), like);
+  const std::vector<int64_t> around = {kh - 1, kw - 1};
+  const auto convolve = [kernel, groups](const Tensor& image, const std::vector<int64_t>& padding) {
+    return at::convolution(image, laid_out_as(kernel, image), {}, {1, 1}, padding, {1, 1}, false,
+                           {0, 0}, groups);
+  };
+  if (geometry_.circular)
+    return [convolve, around](const Tensor& x) {
+      const auto padded = at::pad(x, {around[1], around[1], around[0], around[0]}, "circular");
+      return convolve(laid_out_as(padded, x), {0, 0});
+    };
+  // Less the positions q rows above and below those that there are, then as many columns beside:
+  // of each the kernel sees `count` rows (columns) at the edge, by its last or its first entries.
+  struct Edge {
+    int64_t dimension, begin, count;
+    std::shared_ptr<ConvBlock> block;
+    std::function<Tensor(const Tensor&)> backward;
+  };
+  std::vector<Edge> edges;
+  for (int64_t axis = 0; axis < 2; ++axis) {
+    const auto a = static_cast<size_t>(axis);
+    const auto k = geometry_.kernel[a], size = like.size(2 + axis);
+    for (int64_t q = 1; q < k - geometry_.padding[a]; ++q) {
+      const auto count = k - q - geometry_.padding[a];
+      for (const bool is_end : {false, true}) {
+        const auto entry = is_end ? 0 : k - count;
+        Edge edge{2 + axis, is_end ? size - count : 0, count, {}, {}};
+        auto geometry = geometry_;
+        geometry.kernel[a] = count;
+        geometry.padding[a] = 0;
+        if (axis == 0) geometry.padding[1] = kw - 1;  // the corners, too
+        const auto rows = count * geometry_.kernel[1 - a] * c;
+        edge.block = std::make_shared<ConvBlock>(
+            torch::empty({groups, c, geometry.kernel[0], geometry.kernel[1]}), geometry);
+        edge.backward =
+            edge.block->Block::input_gram_backward(entries.narrow(2 + axis, entry, count)
+                                                       .narrow(5 + axis, entry, count)
+                                                       .reshape({groups, rows, rows}),
+                                                   like.narrow(edge.dimension, edge.begin, count));
+        edges.push_back(std::move(edge));
+      }
+    }
+  }
+  return [convolve, around, edges](const Tensor& x) {
+    auto out = convolve(x, around);
+    for (const auto& edge : edges)
+      out.narrow(edge.dimension, edge.begin, edge.count) -=
+          edge.backward(x.narrow(edge.dimension, edge.begin, edge.count));
+    return out;
+  };
+}
+
 double ConvBlock::input_gram_flops(const Tensor& x) const {
   const auto [h, w] = geometry_.output_size(x.size(2), x.size(3));
   return patch_gram_flops(x.size(0) * h * w, x.size(1), geometry_);

@@ -36,9 +36,14 @@ class ConvBlock : public Block {
   Tensor gradient(const Tensor& x, const Tensor& g) const override;
   /// Without patches (autocorrelation.h).
   Tensor input_gram(const Tensor& x) const override;
+  /// At stride 1 as a convolution of twice the size, less what it takes from positions beyond the
+  /// edges: (2k - 1)^2 C^2 multiplications for each pixel in place of k^4 C^2.
+  std::function<Tensor(const Tensor&)> input_gram_backward(const Tensor& matrix,
+                                                           const Tensor& x) const override;
   double input_gram_flops(const Tensor& x) const override;
 
  private:
+  bool has_short_backward(const Tensor& x) const;
   Tensor pad(const Tensor& x) const;           // circular padding, or x
   Tensor pad_fully(const Tensor& x) const;     // with zeros too, channels last
   Tensor crop(const Tensor& g) const;          // the transpose of pad

@@ -50,6 +50,10 @@ TEST_CASE("fast paths of every block equal those derived from phi", "[nn]") {
       if (!block->is_constant()) {
         const auto on_features = random_tensor(phi.sizes(), 13);
         check_close(block->scattered(on_features, x), block->Block::scattered(on_features, x));
+        const auto any = random_tensor({phi.size(0), phi.size(3), phi.size(3)}, 14);
+        const auto on_gram = any + any.transpose(1, 2);
+        check_close(block->input_gram_backward(on_gram, x)(x),
+                    block->Block::input_gram_backward(on_gram, x)(x));
       }
       const auto matrix = random_tensor(block->value().sizes(), 12);
       const auto base = block->Block::apply(matrix, x);
