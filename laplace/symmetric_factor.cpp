@@ -88,6 +88,18 @@ void SymmetricFactor::decompose(bool vectors, torch::ScalarType arithmetic, std:
     if (vectors) basis = pairs.vectors.contiguous();
     return;
   }
+  if (vectors && arithmetic == torch::kFloat32 && 2 * rows.size(1) > rows.size(2)) {
+    // Nearly as many rows as dimensions: S itself, in float32. Its values are off by rounding of
+    // the largest, zeros upwards alone; |rows u|^2 has the error of u to the second order only.
+    const auto narrow = rows.to(arithmetic);
+    auto pairs = positive_eigenpairs(gram(narrow), true, arithmetic, what);
+    const auto squares =
+        narrow.matmul(pairs.vectors.to(arithmetic)).square().sum({1}, false, torch::kFloat64);
+    const auto order = squares.argsort(int64_t{1});
+    values = squares.gather(1, order);
+    basis = pairs.vectors.gather(2, order.unsqueeze(1).expand_as(pairs.vectors)).contiguous();
+    return;
+  }
   // With vectors in float64 whatever is asked for: the columns below divide by the roots of small
   // values, and those that rounding has reached are lost, in float32 with a part of log|P|.
   auto pairs = positive_eigenpairs(gram(rows.transpose(1, 2)), vectors,

@@ -8,7 +8,8 @@
 namespace evariste {
 
 /// S = matrix [Q, D, D], or S = rows^T rows with rows [Q, r, D], r < D (then the r x r Gram matrix
-/// is decomposed instead, and the D - r zero eigenvalues are left out). float64.
+/// is decomposed instead, and the D - r zero eigenvalues are left out; but for vectors in float32
+/// of more than D/2 rows, where S costs less). float64.
 struct SymmetricFactor {
   Tensor matrix;
   Tensor rows;
