@@ -72,10 +72,44 @@ LayerwiseConfig with_variant(const LayerwiseConfig& config, toml::table change) 
   return read_layerwise(table);
 }
 
-std::string path_type(const toml::node& path) {
-  if (const auto* list = path.as_array(); list && !list->empty()) return path_type((*list)[0]);
-  const auto* table = path.as_table();
+/// The first layer of a pathway, null where it has none.
+const toml::table* first_layer(const toml::node& path) {
+  const auto* list = path.as_array();
+  return list ? (list->empty() ? nullptr : (*list)[0].as_table()) : path.as_table();
+}
+
+std::string type_of(const toml::node& layer) {
+  const auto* table = layer.as_table();
   return table ? (*table)["type"].value_or(std::string()) : std::string();
+}
+
+/// Types of the pathways of a sum, those of a sum that one begins with in its place.
+void add_types(const toml::table& sum, std::vector<std::string>& types) {
+  if (const auto* paths = sum["of"].as_array())
+    for (const auto& path : *paths) {
+      const auto* first = first_layer(path);
+      const auto type = first ? type_of(*first) : std::string();
+      if (type == "sum")
+        add_types(*first, types);
+      else
+        types.push_back(type);
+    }
+}
+
+/// Leaves the other pathways out of a sum; false where none is left.
+bool keep_of(toml::table& sum, const std::vector<std::string>& types) {
+  toml::array kept;
+  if (auto* paths = sum["of"].as_array())
+    for (auto& path : *paths) {
+      auto* first = const_cast<toml::table*>(first_layer(path));
+      const auto type = first ? type_of(*first) : std::string();
+      const bool stays = type == "sum" ? keep_of(*first, types)
+                                       : std::find(types.begin(), types.end(), type) != types.end();
+      if (stays) path.visit([&](const auto& p) { kept.push_back(p); });
+    }
+  const bool any = !kept.empty();
+  sum.insert_or_assign("of", std::move(kept));
+  return any;
 }
 
 /// Splits [prior] into how the evidence moves a prior and the keys of the prior's own type.
@@ -98,7 +132,7 @@ void split_prior(const toml::table& prior, PriorUpdateConfig& config, toml::tabl
 }
 
 /// The record has one row of pathways per sum: every sum of the network has the same ones, and none
-/// lies within another layer.
+/// lies within a layer other than the pathway of a sum that it begins.
 void expect_same_pathways(const toml::table& network, Network& built) {
   const auto expected = pathway_types(network);
   const auto* layers = network["layer"].as_array();
@@ -108,17 +142,18 @@ void expect_same_pathways(const toml::table& network, Network& built) {
     if (!table || (*table)["type"].value_or(std::string()) != "sum") continue;
     ++sums;
     std::vector<std::string> found;
-    if (const auto* paths = (*table)["of"].as_array())
-      for (const auto& path : *paths) found.push_back(path_type(path));
+    add_types(*table, found);
     if (found != expected)
       throw UsageError(
           fmt::format("network: layer[{}]: expected the pathways of the first sum ({}), found {}",
                       i, fmt::join(expected, ", "), fmt::join(found, ", ")));
   }
   if (const auto all = pathway_layers(built).size(); all != sums)
-    throw UsageError(fmt::format(
-        "network: expected every sum among the layers themselves, found {} within other layers",
-        all - sums));
+    throw UsageError(
+        fmt::format("network: expected every sum among the layers themselves or first in a pathway "
+                    "without other "
+                    "weights, found {} elsewhere",
+                    all - sums));
 }
 
 /// "experiments/mine.toml: [network]"
@@ -154,9 +189,8 @@ std::vector<std::string> pathway_types(const toml::table& network) {
   if (const auto* layers = network["layer"].as_array())
     for (const auto& layer : *layers) {
       const auto* table = layer.as_table();
-      if (!table || (*table)["type"].value_or(std::string()) != "sum") continue;
-      if (const auto* paths = (*table)["of"].as_array())
-        for (const auto& path : *paths) types.push_back(path_type(path));
+      if (!table || type_of(*table) != "sum") continue;
+      add_types(*table, types);
       return types;
     }
   return types;
@@ -184,16 +218,10 @@ toml::table keep_pathways(const toml::table& network, const std::vector<std::str
   int64_t sums = 0;
   for (auto& layer : *layers) {
     auto* table = layer.as_table();
-    if (!table || (*table)["type"].value_or(std::string()) != "sum") continue;
-    toml::array kept;
-    if (const auto* paths = (*table)["of"].as_array())
-      for (const auto& path : *paths)
-        if (std::find(types.begin(), types.end(), path_type(path)) != types.end())
-          path.visit([&](const auto& p) { kept.push_back(p); });
-    if (kept.empty())
+    if (!table || type_of(*table) != "sum") continue;
+    if (!keep_of(*table, types))
       throw UsageError(fmt::format("pathways: every sum needs one of {}, found none in a sum",
                                    fmt::join(types, ", ")));
-    table->insert_or_assign("of", std::move(kept));
     ++sums;
   }
   if (sums == 0)

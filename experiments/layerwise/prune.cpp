@@ -2,6 +2,10 @@
 
 #include <fmt/ranges.h>
 
+#include <algorithm>
+#include <functional>
+#include <map>
+
 #include "io/atomic_file.h"
 #include "io/config.h"
 #include "io/safetensors.h"
@@ -11,11 +15,6 @@ namespace evariste {
 namespace {
 
 constexpr double kNothing = 0.01;  // of an effective dimension
-
-/// "0.1.weight" -> "0.1."
-std::string path_prefix(const std::string& block) {
-  return block.substr(0, block.find('.', block.find('.') + 1) + 1);
-}
 
 double effective_dimension(const Result& result, const std::string& prefix) {
   double sum = 0;
@@ -30,6 +29,54 @@ int64_t count_parameters(const Network& network) {
   return count;
 }
 
+/// The sum that a pathway begins with and its name in the state_dict; null for other pathways.
+toml::table* inner_sum(toml::node& path, std::string& name) {
+  auto* list = path.as_array();
+  if (list && !list->empty()) name += ".0";
+  auto* first = list ? (list->empty() ? nullptr : (*list)[0].as_table()) : path.as_table();
+  return first && (*first)["type"].value_or(std::string()) == "sum" ? first : nullptr;
+}
+
+/// "0.0.", "0.1.0.0.": of the pathways of sum `name`, in the order of pathway_layers.
+std::vector<std::string> path_prefixes(toml::table& sum, const std::string& name) {
+  std::vector<std::string> out;
+  auto& paths = *sum["of"].as_array();
+  for (size_t k = 0; k < paths.size(); ++k) {
+    auto path_name = fmt::format("{}.{}", name, k);
+    auto inner_name = path_name;
+    if (auto* inner = inner_sum(paths[k], inner_name)) {
+      const auto more = path_prefixes(*inner, inner_name);
+      out.insert(out.end(), more.begin(), more.end());
+    } else {
+      out.push_back(path_name + ".");
+    }
+  }
+  return out;
+}
+
+/// Leaves out those that do not stay, and notes the new prefixes of the others; "" of those gone.
+void keep_paths(toml::table& sum, const std::string& name, const std::string& new_name,
+                const std::function<bool(const std::string&)>& stays,
+                std::map<std::string, std::string>& renamed) {
+  toml::array kept;
+  auto& paths = *sum["of"].as_array();
+  for (size_t k = 0; k < paths.size(); ++k) {
+    auto from = fmt::format("{}.{}", name, k), to = fmt::format("{}.{}", new_name, kept.size());
+    auto inner_from = from, inner_to = to;
+    bool is_kept = true;
+    if (auto* inner = inner_sum(paths[k], inner_from)) {
+      inner_sum(paths[k], inner_to);
+      keep_paths(*inner, inner_from, inner_to, stays, renamed);
+      is_kept = !(*inner)["of"].as_array()->empty();
+    } else {
+      is_kept = stays(from + ".");
+      renamed[from + "."] = is_kept ? to + "." : "";
+    }
+    if (is_kept) paths[k].visit([&](const auto& path) { kept.push_back(path); });
+  }
+  sum.insert_or_assign("of", std::move(kept));
+}
+
 }  // namespace
 
 Pruned prune_run(const std::filesystem::path& folder, const Result& evidence, const Tensor& x) {
@@ -39,31 +86,28 @@ Pruned prune_run(const std::filesystem::path& folder, const Result& evidence, co
   auto& layers = *table["layer"].as_array();
   std::map<std::string, std::string> renamed;  // prefix of a pathway -> its new one, or ""
   for (size_t l = 0; l < evidence.layers.size(); ++l) {
-    const auto& blocks = evidence.path_blocks[l];
-    std::vector<double> effective;
-    for (const auto& block : blocks)
-      effective.push_back(effective_dimension(evidence, path_prefix(block)));
-    const auto largest = std::max_element(effective.begin(), effective.end()) - effective.begin();
     auto& sum = *layers[std::stoul(evidence.layers[l])].as_table();
-    const auto& paths = *sum["of"].as_array();
-    toml::array kept;
-    for (size_t k = 0; k < blocks.size(); ++k) {
-      const auto prefix = path_prefix(blocks[k]);
-      if (effective[k] < kNothing && static_cast<std::ptrdiff_t>(k) != largest) {
-        out.removed.push_back(prefix.substr(0, prefix.size() - 1));
-        renamed[prefix] = "";
-        continue;
-      }
-      renamed[prefix] = fmt::format("{}.{}.", evidence.layers[l], kept.size());
-      paths[k].visit([&](const auto& path) { kept.push_back(path); });
+    const auto prefixes = path_prefixes(sum, evidence.layers[l]);
+    std::map<std::string, double> effective;
+    std::string largest;
+    for (const auto& prefix : prefixes) {
+      effective[prefix] = effective_dimension(evidence, prefix);
+      if (largest.empty() || effective[prefix] > effective[largest]) largest = prefix;
     }
-    if (!sum.contains("scale")) sum.insert("scale", 1.0 / static_cast<double>(blocks.size()));
-    sum.insert_or_assign("of", std::move(kept));
+    const auto stays = [&](const std::string& prefix) {
+      return prefix == largest || effective[prefix] >= kNothing;
+    };
+    for (const auto& prefix : prefixes)
+      if (!stays(prefix)) out.removed.push_back(prefix.substr(0, prefix.size() - 1));
+    if (!sum.contains("scale")) sum.insert("scale", 1.0 / static_cast<double>(prefixes.size()));
+    keep_paths(sum, evidence.layers[l], evidence.layers[l], stays, renamed);
   }
 
   std::vector<SafeTensor> tensors;
   for (auto& tensor : read_safetensors(folder / "weights.safetensors")) {
-    const auto found = renamed.find(path_prefix(tensor.name));
+    const auto found = std::find_if(renamed.begin(), renamed.end(), [&](const auto& path) {
+      return tensor.name.starts_with(path.first);
+    });
     if (found != renamed.end()) {
       if (found->second.empty()) continue;
       tensor.name = found->second + tensor.name.substr(found->first.size());

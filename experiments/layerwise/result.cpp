@@ -49,7 +49,8 @@ Result make_result(const Member& member, const Outcome& outcome, const Trainer& 
   for (const auto& layer : trainer.layers()) {
     r.layers.push_back(layer.name);
     auto& paths = r.path_blocks.emplace_back();
-    for (const auto& blocks : layer.blocks) paths.push_back(blocks.empty() ? "" : blocks[0]->name);
+    for (const auto& path : layer.paths)
+      paths.push_back(path.weights.empty() ? "" : path.weights[0]->name);
   }
   r.shares_variance = outcome.shares_variance;
   r.shares_effective = outcome.shares_effective;

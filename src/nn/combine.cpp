@@ -1,5 +1,7 @@
 #include "nn/combine.h"
 
+#include <set>
+
 #include "nn/pointwise.h"
 
 namespace evariste {
@@ -126,11 +128,28 @@ void Sum::before_polyphase(int64_t stride) {
 
 void Sum::append(std::shared_ptr<Layer> path) {
   register_module(std::to_string(paths_.size()), path);
+  auto inner = std::dynamic_pointer_cast<Sum>(path);
+  if (const auto& held = *path; typeid(held) == typeid(Sequential)) {
+    const auto& layers = static_cast<const Sequential&>(held).layers();
+    if (!layers.empty()) inner = std::dynamic_pointer_cast<Sum>(layers[0]);
+    for (size_t i = 1; i < layers.size(); ++i)
+      layers[i]->visit_blocks([&](Block&) { inner = nullptr; });
+  }
+  if (inner) inner->is_inner_ = true;
+  inner_.push_back(std::move(inner));
   paths_.push_back(std::move(path));
 }
 
+size_t Sum::count_pathways() const {
+  size_t count = 0;
+  for (const auto& inner : inner_)
+    count += inner && inner->scale_ == 0 ? inner->count_pathways() : 1;
+  return count;
+}
+
 double Sum::scale() const {
-  return scale_ != 0 ? scale_ : 1.0 / static_cast<double>(paths_.size());
+  if (scale_ != 0) return scale_;
+  return is_inner_ ? 1.0 : 1.0 / static_cast<double>(count_pathways());
 }
 
 Tensor Sum::forward(const Tensor& x, Tape* tape) const {
@@ -165,6 +184,33 @@ Tensor Sum::jvp(const Tensor& dx, const Tape& tape, const Tangents& tangents) co
 
 void Sum::visit_blocks(const std::function<void(Block&)>& visit) {
   for (const auto& path : paths_) path->visit_blocks(visit);
+}
+
+std::vector<Choices> pathways_of(const Sum& sum) {
+  std::vector<Choices> out;
+  for (size_t k = 0; k < sum.paths().size(); ++k) {
+    if (const auto* inner = sum.inner_sum(k)) {
+      for (auto& choices : pathways_of(*inner)) {
+        choices.insert(choices.begin(), {&sum, k});
+        out.push_back(std::move(choices));
+      }
+    } else {
+      out.push_back({{&sum, k}});
+    }
+  }
+  return out;
+}
+
+std::vector<std::pair<std::string, const Sum*>> outer_sums(const torch::nn::Module& network) {
+  std::vector<std::pair<std::string, const Sum*>> out;
+  std::set<const Sum*> inner;
+  for (const auto& item : network.named_modules("", false)) {  // an outer sum before its inner ones
+    const auto* sum = dynamic_cast<const Sum*>(item.value().get());
+    if (!sum) continue;
+    for (size_t k = 0; k < sum->paths().size(); ++k) inner.insert(sum->inner_sum(k));
+    if (!inner.contains(sum)) out.emplace_back(item.key(), sum);
+  }
+  return out;
 }
 
 }  // namespace evariste

@@ -54,13 +54,17 @@ class Repeat : public Sequential {
 };
 
 /// y = scale sum_k path_k(x), scale 1/K unless given: pathways of nested flexibility whose prior
-/// precisions are the learned degree of symmetry. Pathway k is the child "k".
+/// precisions are the learned degree of symmetry. Pathway k is the child "k". A pathway may begin
+/// with a sum of its own (pathways that are subsampled together): without a scale that one is a
+/// plain sum, and K counts its pathways.
 class Sum : public Layer {
  public:
   explicit Sum(double scale = 0) : scale_(scale) {}
   void append(std::shared_ptr<Layer> path);
   const std::vector<std::shared_ptr<Layer>>& paths() const { return paths_; }
   double scale() const;
+  /// Where pathway k begins with a sum and has no other weights: that sum; else null.
+  const Sum* inner_sum(size_t k) const { return inner_[k].get(); }
 
   Tensor forward(const Tensor& x, Tape* tape) const override;
   Tensor backward(const Tensor& g, const Tape& tape, const Sink& sink,
@@ -70,8 +74,19 @@ class Sum : public Layer {
   void visit_blocks(const std::function<void(Block&)>& visit) override;
 
  private:
+  size_t count_pathways() const;
+
   std::vector<std::shared_ptr<Layer>> paths_;
+  std::vector<std::shared_ptr<Sum>> inner_;  // of each pathway
   double scale_;
+  bool is_inner_ = false;
 };
+
+/// From a sum down: which pathway of which sum.
+using Choices = std::vector<std::pair<const Sum*, size_t>>;
+/// The pathways of a sum; in place of one that begins with a sum, that sum's.
+std::vector<Choices> pathways_of(const Sum& sum);
+/// The sums of a network that no pathway of another begins with, in order, with their names.
+std::vector<std::pair<std::string, const Sum*>> outer_sums(const torch::nn::Module& network);
 
 }  // namespace evariste

@@ -36,14 +36,15 @@ double fan_in_of(const Block& block) {
 /// v_k of every block in a pathway.
 std::map<const Block*, double> pathway_gains(Network& network, double lean) {
   std::map<const Block*, double> gains;
-  for (const auto& module : network.modules(false)) {
-    auto* sum = dynamic_cast<Sum*>(module.get());
-    if (!sum) continue;
-    const auto k = static_cast<double>(sum->paths().size());
+  for (const auto& [name, sum] : outer_sums(network)) {
+    const auto paths = pathways_of(*sum);
+    const auto k = static_cast<double>(paths.size());
     const double total = lean + (k - 1);
-    for (size_t i = 0; i < sum->paths().size(); ++i)
-      sum->paths()[i]->visit_blocks(
+    for (size_t i = 0; i < paths.size(); ++i) {
+      const auto& [last, place] = paths[i].back();
+      last->paths()[place]->visit_blocks(
           [&](Block& block) { gains[&block.one_use()] = k * k * (i == 0 ? lean : 1.0) / total; });
+    }
   }
   return gains;
 }

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <map>
 
 #include "core/error.h"
 
@@ -34,16 +35,16 @@ std::vector<double> normalised(std::vector<double> values) {
 std::vector<PathwayLayer> pathway_layers(Network& network) {
   const auto all = named_blocks(network);
   std::vector<PathwayLayer> out;
-  for (const auto& item : network.named_modules("", false)) {
-    auto* sum = dynamic_cast<Sum*>(item.value().get());
-    if (!sum) continue;
-    PathwayLayer layer;
-    layer.name = item.key();
-    layer.layer = sum;
-    for (size_t k = 0; k < sum->paths().size(); ++k) {
-      layer.paths.push_back(fmt::format("{}.{}", item.key(), k));
-      auto& blocks = layer.blocks.emplace_back();
-      sum->paths()[k]->visit_blocks([&](Block& block) {
+  for (const auto& [name, sum] : outer_sums(network)) {
+    PathwayLayer layer{name, {}};
+    for (auto& choices : pathways_of(*sum)) {
+      Pathway pathway{name, {}, std::move(choices)};
+      for (const auto& [of, k] : pathway.choices) {
+        const auto* inner = of->inner_sum(k);  // first in a sequence, or all there is
+        pathway.name += fmt::format(".{}{}", k, inner && inner != of->paths()[k].get() ? ".0" : "");
+      }
+      const auto& [last, k] = pathway.choices.back();
+      last->paths()[k]->visit_blocks([&](Block& block) {
         const auto found = std::find_if(all.begin(), all.end(), [&](const Block* one) {
           return one == &block || one->one_copy() == &block;
         });
@@ -51,9 +52,10 @@ std::vector<PathwayLayer> pathway_layers(Network& network) {
           throw UsageError(fmt::format(
               "the pathways of {} are in a layer that is repeated: their shares differ from use to "
               "use; put the repeat into each pathway",
-              item.key()));
-        if (!block.is_bias) blocks.push_back(*found);
+              layer.name));
+        if (!block.is_bias) pathway.weights.push_back(*found);
       });
+      layer.paths.push_back(std::move(pathway));
     }
     out.push_back(std::move(layer));
   }
@@ -64,38 +66,52 @@ std::vector<std::vector<double>> variance_shares(const Network& network,
                                                  const std::vector<PathwayLayer>& layers,
                                                  const Samples& data, int64_t batch) {
   torch::NoGradGuard no_grad;
-  std::vector<std::vector<Tensor>> sums(layers.size()), squares(layers.size());
+  struct Moments {
+    Tensor sum, square;
+  };
+  std::map<const Sum*, std::vector<Moments>> moments;  // of each pathway
+  std::vector<const Sum*> sums;                        // in one order in all processes
+  for (const auto& layer : layers)
+    for (const auto& path : layer.paths)
+      for (const auto& [sum, k] : path.choices)
+        if (moments.try_emplace(sum, sum->paths().size()).second) sums.push_back(sum);
   double rows = 0;  // samples, or their copies
-  for (int64_t begin = 0; begin < data.count(); begin += batch) {
+  for (int64_t begin = 0; begin < data.count() && !sums.empty(); begin += batch) {
     Tape tape;
     network.forward(data.inputs(begin, std::min(batch, data.count() - begin)), &tape);
-    if (!layers.empty())
-      rows += static_cast<double>(
-          find_tape(network, tape, layers[0].layer)->children[0].output.size(0));
-    for (size_t l = 0; l < layers.size(); ++l) {
-      const auto* found = find_tape(network, tape, layers[l].layer);
-      sums[l].resize(layers[l].paths.size());
-      squares[l].resize(layers[l].paths.size());
-      for (size_t k = 0; k < layers[l].paths.size(); ++k) {
+    rows += static_cast<double>(find_tape(network, tape, sums[0])->children[0].output.size(0));
+    for (const auto* sum : sums) {
+      const auto* found = find_tape(network, tape, sum);
+      for (size_t k = 0; k < sum->paths().size(); ++k) {
         const auto out = found->children[k].output.to(torch::kFloat64);
-        const auto sum = out.sum(0), square = out.square().sum(0);
-        sums[l][k] = sums[l][k].defined() ? sums[l][k] + sum : sum;
-        squares[l][k] = squares[l][k].defined() ? squares[l][k] + square : square;
+        auto& at = moments[sum][k];
+        const auto total = out.sum(0), square = out.square().sum(0);
+        at.sum = at.sum.defined() ? at.sum + total : total;
+        at.square = at.square.defined() ? at.square + square : square;
       }
     }
   }
   const double n = data.sum(rows);
-  std::vector<std::vector<double>> shares;
-  for (size_t l = 0; l < layers.size(); ++l) {
-    data.sum(sums[l]);
-    data.sum(squares[l]);
+  std::map<const Sum*, std::vector<double>> shares;
+  for (const auto* sum : sums) {
     std::vector<double> variances;
-    for (size_t k = 0; k < sums[l].size(); ++k)
+    for (auto& at : moments[sum]) {
+      data.sum({at.sum, at.square});
       variances.push_back(
-          (squares[l][k] / n - (sums[l][k] / n).square()).clamp_min(0).sum().item<double>());
-    shares.push_back(normalised(std::move(variances)));
+          (at.square / n - (at.sum / n).square()).clamp_min(0).sum().item<double>());
+    }
+    shares[sum] = normalised(std::move(variances));
   }
-  return shares;
+  std::vector<std::vector<double>> out;
+  for (const auto& layer : layers) {
+    auto& of_layer = out.emplace_back();
+    for (const auto& path : layer.paths) {
+      double share = 1;
+      for (const auto& [sum, k] : path.choices) share *= shares[sum][k];
+      of_layer.push_back(share);
+    }
+  }
+  return out;
 }
 
 std::vector<std::vector<double>> effective_shares(const Evidence& evidence,
@@ -106,10 +122,10 @@ std::vector<std::vector<double>> effective_shares(const Evidence& evidence,
   std::vector<std::vector<double>> shares;
   for (const auto& layer : layers) {
     std::vector<double> values;
-    for (const auto& blocks : layer.blocks) {
+    for (const auto& path : layer.paths) {
       double mean = 0;
-      for (const auto* block : blocks)
-        mean += density[block->name] / static_cast<double>(blocks.size());
+      for (const auto* block : path.weights)
+        mean += density[block->name] / static_cast<double>(path.weights.size());
       values.push_back(mean);
     }
     shares.push_back(normalised(std::move(values)));

@@ -77,9 +77,11 @@ std::vector<double> penalty_precisions(Network& network, const std::vector<doubl
                                        int64_t images) {
   std::map<const Block*, double> of_pathway;
   for (const auto& layer : pathway_layers(network))
-    for (size_t k = 0; k < layer.layer->paths().size(); ++k)
-      layer.layer->paths()[k]->visit_blocks(
-          [&](Block& block) { of_pathway[&block] = penalties[std::min(k, penalties.size() - 1)]; });
+    for (size_t p = 0; p < layer.paths.size(); ++p) {
+      const auto& [sum, k] = layer.paths[p].choices.back();
+      sum->paths()[k]->visit_blocks(
+          [&](Block& block) { of_pathway[&block] = penalties[std::min(p, penalties.size() - 1)]; });
+    }
   std::vector<double> out;
   for (const auto* block : named_blocks(network)) {
     const auto found = of_pathway.find(block->one_copy() ? block->one_copy() : block);

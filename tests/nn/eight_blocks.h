@@ -73,12 +73,12 @@ inline std::string mixer_network(int64_t in_channels, int64_t classes) {
   for (size_t block = 0; block < 8; ++block) {
     const auto out = kWidths[block], stride = kStrides[block];
     auto convolutions = fmt::format(
-        "{{ type = 'sum', scale = 1, of = [{}, {{ type = 'group_conv', out = {}, mix = false, "
+        "{{ type = 'sum', of = [{}, {{ type = 'group_conv', out = {}, mix = false, "
         "padding = 1, padding_mode = 'circular' }}] }}",
         map_text("conv", 4 * out, 0, 1), out);
     if (stride > 1) convolutions += fmt::format(", {{ type = 'polyphase', stride = {} }}", stride);
-    layers += fmt::format("{{ type = 'sum', scale = {}, of = [{}, [{}]] }}, {{ type = 'relu' }}, ",
-                          1.0 / 3, map_text("factored_fc", 4 * out, 0, stride), convolutions);
+    layers += fmt::format("{{ type = 'sum', of = [{}, [{}]] }}, {{ type = 'relu' }}, ",
+                          map_text("factored_fc", 4 * out, 0, stride), convolutions);
   }
   return fmt::format(
       "input = [{}, 32, 32]\nlayer = [{{ type = 'group_lift' }}, {}{{ type = 'group_pool' }}, "

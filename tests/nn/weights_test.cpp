@@ -87,6 +87,21 @@ TEST_CASE("files that do not fit the network are refused by tensor", "[nn]") {
   CHECK_THROWS_AS(to_safe_tensor("w", torch::zeros({2}, torch::kComplexFloat)), UsageError);
 }
 
+TEST_CASE("pathways of an inner sum start as pathways beside it do", "[nn]") {
+  const std::string fc = "{ type = 'fc', out = 2 }",
+                    conv = "{ type = 'conv', out = 2, kernel = 3, padding = 1 }";
+  const auto network = [&](const std::string& paths) {
+    return network_of(
+        fmt::format("input = [1, 4, 4]\nlayer = [{{ type = 'sum', of = [{}] }}, "
+                    "{{ type = 'flatten' }}, {{ type = 'linear', out = 3 }}]",
+                    paths));
+  };
+  const auto flat = network(fc + "," + conv + "," + conv);
+  const auto nested = network(fc + ", [{ type = 'sum', of = [" + conv + "," + conv + "] }]");
+  for (const double lean : {1.0, 3.0})
+    CHECK(matched_precisions(*nested, lean) == matched_precisions(*flat, lean));
+}
+
 TEST_CASE("initialisation depends on the stream and the parameter's name only", "[nn]") {
   torch::manual_seed(1);
   const auto one = network_of(kText);

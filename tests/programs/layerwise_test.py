@@ -254,6 +254,36 @@ class Finished(Case):
         self.assertLess((folder / "weights-pruned.safetensors").stat().st_size,
                         (folder / "weights.safetensors").stat().st_size)
 
+    def test_pathways_of_an_inner_sum_are_pathways(self):
+        file = scratch / "groups.toml"
+        fc, conv = '{ type = "factored_fc", out = 8, stride = 2 }', "padding = 1, padding_mode = 'circular'"
+        file.write_text(CONFIG.split("[network]")[0] + f"""[network]
+input = [1, 16, 16]
+layer = [ {{ type = "group_lift" }}, {{ type = "sum", of = [ {fc}, [ {{ type = "sum", of = [
+  {{ type = "conv", out = 8, kernel = 3, bias = false, {conv} }},
+  {{ type = "group_conv", out = 2, mix = false, bias = false, {conv} }} ] }}, {{ type = "polyphase" }} ] ] }},
+  {{ type = "relu" }}, {{ type = "group_pool" }}, {{ type = "flatten" }}, {{ type = "linear", out = "classes" }} ]
+""", "utf-8")
+        done = run("--prune", "--set", "tasks=['upright']", "--set", "controls=['map']", "--set",
+                   "pathways=['conv','group_conv']", "--set", "prior.update=none", "--set", "prior.lean=1e8",
+                   out=self.out / "two", config=file)
+        self.assertEqual(done.returncode, 0, done.stderr)
+        line = next(line for line in done.stdout.splitlines() if line.startswith("pruned"))
+        self.assertIn("without 1.0.0.1, outputs change by", line)
+        self.assertLess(float(line.split("change by ")[1].split()[0]), 1e-3, line)
+        done = run("--prune", "--set", "tasks=['upright']", "--set", "controls=[]", out=self.out / "three",
+                   config=file)
+        self.assertEqual(done.returncode, 0, done.stderr)
+        for folder, names in (("two", ["conv", "group_conv"]), ("three", ["factored_fc", "conv", "group_conv"])):
+            folder = self.out / folder / "upright-quick-seed1"
+            with h5py.File(folder / "run.h5") as file_of_run:
+                self.assertEqual([name.decode() for name in file_of_run["pathways/pathway"][()]], names)
+                shares = file_of_run["pathways/share_variance"][-1]
+            self.assertEqual(shares.shape, (1, len(names)))
+            self.assertAlmostEqual(shares.sum(), 1, 6)
+            self.assertGreater(shares.min(), 0)
+            self.assertTrue((folder / "network-pruned.toml").is_file())
+
     def test_every_folder_is_looked_at_before_the_first_training(self):
         shutil.copytree(reference / FOLDERS[1], self.out / FOLDERS[1])
         self.refused(run(out=self.out), USAGE, FOLDERS[1], "finished")

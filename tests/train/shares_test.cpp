@@ -35,11 +35,53 @@ TEST_CASE("sums are found in order, wherever they stand", "[shares]") {
   const auto layers = pathway_layers(*network);
   REQUIRE(layers.size() == 2);
   CHECK(layers[0].name == "0");
-  CHECK(layers[0].paths == std::vector<std::string>{"0.0", "0.1"});
+  REQUIRE(layers[0].paths.size() == 2);
+  CHECK(layers[0].paths[0].name == "0.0");
+  CHECK(layers[0].paths[1].name == "0.1");
   CHECK(layers[1].name == "1.0");
-  REQUIRE(layers[1].blocks.size() == 3);
-  REQUIRE(layers[1].blocks[2].size() == 2);
-  CHECK(layers[0].blocks[1].at(0)->name == "0.1.weight");
+  REQUIRE(layers[1].paths.size() == 3);
+  REQUIRE(layers[1].paths[2].weights.size() == 2);
+  CHECK(layers[0].paths[1].weights.at(0)->name == "0.1.weight");
+}
+
+TEST_CASE("a sum that a pathway begins with shares what the pathway has", "[shares]") {
+  // 6 x beside a subsampled 3 x + 1 x of the same inputs.
+  const auto network = network_of(
+      "input = [1, 4, 4]\nlayer = [{ type = 'sum', of = ["
+      "{ type = 'fc', out = 1, stride = 2, bias = false },"
+      "[{ type = 'sum', of = [{ type = 'conv', out = 1, kernel = 1, bias = false },"
+      "{ type = 'conv', out = 1, kernel = 1, bias = false }] }, { type = 'polyphase' }] ] },"
+      "{ type = 'flatten' }, { type = 'linear', out = 3 }]");
+  network->to(torch::kFloat64);
+  torch::NoGradGuard no_grad;
+  auto parameters = network->named_parameters();
+  const auto set = [&](const char* name, double value) {
+    REQUIRE(parameters.find(name));
+    parameters[name].fill_(value);
+  };
+  set("0.1.0.0.weight", 3);
+  set("0.1.0.1.weight", 1);
+  const auto layers = pathway_layers(*network);
+  REQUIRE(layers.size() == 1);
+  REQUIRE(layers[0].paths.size() == 3);
+  CHECK(layers[0].paths[0].name == "0.0");
+  CHECK(layers[0].paths[1].name == "0.1.0.0");
+  CHECK(layers[0].paths[2].name == "0.1.0.1");
+  CHECK(layers[0].paths[2].weights.at(0)->name == "0.1.0.1.weight");
+
+  const auto x = random_tensor({50, 1, 4, 4}, 1);
+  const auto& sum = *layers[0].paths[0].choices[0].first;
+  REQUIRE(sum.inner_sum(1));
+  CHECK(torch::allclose(sum.inner_sum(1)->forward(x, nullptr), 4 * x));  // a plain sum
+  const auto fc_output = sum.paths()[0]->forward(x, nullptr),
+             conv_output = sum.paths()[1]->forward(x);
+  CHECK(torch::allclose(sum.forward(x, nullptr), (fc_output + conv_output) / 3));
+  const auto variance = [](const Tensor& out) { return out.var(0, false).sum().item<double>(); };
+  const double fc = variance(fc_output), both = variance(conv_output);
+  const auto shares = variance_shares(*network, layers, {x, {}}, 20)[0];
+  CHECK(shares[0] == Approx(fc / (fc + both)));
+  CHECK(shares[1] == Approx(0.9 * both / (fc + both)));
+  CHECK(shares[2] == Approx(0.1 * both / (fc + both)));
 }
 
 TEST_CASE("the variance share of a pathway is that of its own output", "[shares]") {
