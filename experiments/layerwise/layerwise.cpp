@@ -21,6 +21,7 @@
 #include "io/interrupt.h"
 #include "io/log.h"
 #include "layerwise/findings.h"
+#include "layerwise/need.h"
 #include "layerwise/prune.h"
 #include "layerwise/report.h"
 #include "layerwise/run.h"
@@ -36,77 +37,27 @@ constexpr const char* kDescription =
     "(one pathway only), unit (prior precision 1 at the start), map-unit (that held fixed), sgd "
     "(no K-FAC steps), and those of the configuration's own, [variant.NAME].";
 
-struct Need {
-  int64_t parameters = 0;
-  double bytes = 0, seconds = 0;
-};
-
-/// Of one training, on two cores.
-Need predict_need(const LayerwiseConfig& config, const Member& member) {
-  Need need;
-  const auto network = build_network(member.network, "[network]", task_classes(config.tasks[0]));
-  for (const auto& p : network->parameters()) need.parameters += p.numel();
-  double squares = 0, cubes = 0, pixels = 1;
-  for (const auto* block : named_blocks(*network)) {
-    for (const auto side : {block->value().size(1), block->value().size(2)}) {
-      const auto n = static_cast<double>(side);
-      squares += static_cast<double>(block->value().size(0)) * n * n;
-      cubes += static_cast<double>(block->value().size(0)) * n * n * n;
-    }
-  }
-  for (const auto side : network->input()) pixels *= static_cast<double>(side);
-  const auto parameters = static_cast<double>(need.parameters);
-  // The program itself; weights, momentum, gradient, curvature, average, last good state; factors
-  // and bases in float64 at the end; images, in float32 and as they were read.
-  need.bytes = 3.5e8 + 40.0 * parameters + 24.0 * squares +
-               8.0 * pixels * static_cast<double>(config.data.train + config.data.test);
-  // Flops of an epoch: a step in eigenbases costs 24 per parameter and image, the gradient of a
-  // refresh 6, its factors 10; decompositions 18 n^3. Counts dense maps only.
-  const auto copies = static_cast<double>(std::max<int64_t>(1, member.augmentation.copies));
-  const auto images = copies * static_cast<double>(config.data.train);
-  const auto part = [&](int64_t samples) {
-    return samples > 0 ? std::min(images, copies * static_cast<double>(samples)) : images;
-  };
-  constexpr double kFlopsPerSecond = 1.2e11;
-  double epoch =
-      parameters * (30.0 * images + 10.0 * part(member.train.refresh.samples)) + 18 * cubes;
-  const auto& hyper = member.train.hyper;
-  if (member.augmentation.copies > 0 && hyper.score == "evidence")  // a fit and about as much again
-    epoch += static_cast<double>(hyper.steps) *
-             (parameters * 20.0 * 10.0 * part(hyper.samples) + 18 * cubes);
-  need.seconds = static_cast<double>(member.train.epochs) * epoch / kFlopsPerSecond + 10.0;
-  return need;
-}
-
-/// Of the whole call: trainings one after another.
-Need predict_need(const LayerwiseConfig& config) {
-  auto need = predict_need(config, make_member(config, "evidence"));
-  const auto tasks = static_cast<double>(config.tasks.size());
-  need.seconds *= tasks * static_cast<double>(config.seeds);
-  for (const auto& name : config.controls) {
-    const auto control = predict_need(config, make_member(config, name));
-    need.bytes = std::max(need.bytes, control.bytes);
-    need.seconds +=
-        control.seconds * tasks * static_cast<double>(std::min(config.seeds, config.control_seeds));
-  }
-  return need;
-}
-
 void print_plan(const LayerwiseConfig& config, bool json) {
   const auto table = to_toml(config);
   const auto need = predict_need(config);
   if (json) {
     std::ostringstream text;
     text << toml::json_formatter(table);
-    const nlohmann::json out = {
-        {"config", nlohmann::json::parse(text.str())},
-        {"plan",
-         {{"parameters", need.parameters}, {"peak_bytes", need.bytes}, {"seconds", need.seconds}}}};
+    const nlohmann::json out = {{"config", nlohmann::json::parse(text.str())},
+                                {"plan",
+                                 {{"parameters", need.parameters},
+                                  {"peak_bytes", need.bytes},
+                                  {"seconds", need.seconds},
+                                  {"h200_seconds", need.h200_seconds}}}};
     fmt::print("{}\n", out.dump());
     return;
   }
-  fmt::print("{}# {} parameters; predicted memory {:.2f} GB, time {:.0f} min on two cores\n",
-             to_text(table), need.parameters, need.bytes / 1e9, std::ceil(need.seconds / 60));
+  fmt::print(
+      "{}# {} parameters; predicted memory {:.2f} GB, time {:.0f} min on two cores, {:.0f} min on "
+      "an "
+      "H200 (at assumed rates, never measured)\n",
+      to_text(table), need.parameters, need.bytes / 1e9, std::ceil(need.seconds / 60),
+      std::ceil(need.h200_seconds / 60));
 }
 
 /// "reduced", or "reduced-digit-seeds4-5" for a part of what the preset has: the summary and the

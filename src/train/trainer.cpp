@@ -152,14 +152,19 @@ std::vector<double> Trainer::pulls() const {
   return out;
 }
 
-CurvatureOptions Trainer::refresh_options() const {
+CurvatureOptions refresh_options(const TrainConfig& config) {
+  const auto& refresh = config.refresh;
   CurvatureOptions options;
-  options.structure = config_.refresh.structure == "ekfac" ? Structure::kEkfac : Structure::kKron;
-  options.fisher = fisher_named(config_.refresh.fisher);
-  options.mc_samples = config_.refresh.draws;
-  options.correction =
-      config_.refresh.correction == "trace" ? Correction::kTrace : Correction::kNone;
-  options.batch = config_.evaluation_batch;
+  options.structure = refresh.structure == "ekfac" ? Structure::kEkfac : Structure::kKron;
+  options.fisher = fisher_named(refresh.fisher);
+  options.mc_samples = refresh.draws;
+  options.correction = refresh.correction == "trace" ? Correction::kTrace : Correction::kNone;
+  options.batch = config.evaluation_batch;
+  return options;
+}
+
+CurvatureOptions Trainer::refresh_options() const {
+  auto options = evariste::refresh_options(config_);
   options.stream = stream_.split("fisher").split(static_cast<uint64_t>(epoch_));
   options.eigen_type = train_.x.scalar_type();
   return options;

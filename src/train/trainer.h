@@ -53,6 +53,9 @@ struct Outcome {
   std::vector<double> symmetry;
 };
 
+/// The curvature that a training's refreshes fit, but for its random stream.
+CurvatureOptions refresh_options(const TrainConfig& config);
+
 class Trainer {
  public:
   /// `prior` is the table [prior]: `type` and the keys of that type. Data stay on one device; all
