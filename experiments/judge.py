@@ -41,6 +41,9 @@ EXACT = "exact GGN"
 def networks_of(folder):
     """(label, network file, weights, precisions, test NLL, checks pass) of a run's trainings."""
     with h5py.File(folder / "run.h5") as file:
+        if "table" not in file:
+            raise SystemExit(f"judge: {folder}: expected a finished run, found none (run.h5 has no "
+                             "/table): call layerwise again with --resume")
         rows = {key.decode() if isinstance(key, bytes) else key: value for key, value in
                 zip(file["table/row"][()], file["table/mean"][()])}
         for member in sorted({row.split("/")[0] for row in rows}):
