@@ -420,16 +420,14 @@ bool Trainer::recover(double loss) {
       !std::isfinite(loss) || (is_kfac_epoch() && epoch_ > config_.burn_in + 2 &&
                                loss - best_loss_ > 2 * (label_entropy_ - best_loss_));
   if (!diverged) return false;
-  if (++restarts_ > kMaxRestarts || good_.empty())
+  const bool in_kfac = is_kfac_epoch();
+  if (++restarts_ > kMaxRestarts)
     throw NumericalError(fmt::format(
-        "epoch {}: {}{}; lower {}", epoch_ + 1,
-        failure_.empty() ? fmt::format("the training loss is {}", loss) : failure_,
-        good_.empty()
-            ? std::string(", before there was a state to go back to")
-            : fmt::format(" and {} restarts from the last good state did not help", restarts_ - 1),
-        is_kfac_epoch() ? "train.kfac.lr or raise train.kfac.damping"
-        : kfac_         ? "train.burn_in_lr"
-                        : "train.lr"));
+        "epoch {}: {} and {} restarts from the last good state did not help; lower {}", epoch_ + 1,
+        failure_.empty() ? fmt::format("the training loss is {}", loss) : failure_, kMaxRestarts,
+        in_kfac ? "train.kfac.lr or raise train.kfac.damping"
+        : kfac_ ? "train.burn_in_lr"
+                : "train.lr"));
   const auto restarts = restarts_;
   const auto rate = rate_factor_ * 0.5;
   const auto failed = epoch_;
@@ -438,7 +436,7 @@ bool Trainer::recover(double loss) {
   good_ = good;
   restarts_ = restarts;
   rate_factor_ = rate;
-  if (kfac_) kfac_->raise_damping(4 * std::pow(2.0, static_cast<double>(restarts)));
+  if (in_kfac) kfac_->raise_damping(4 * std::pow(2.0, static_cast<double>(restarts)));
   if (kfac_) kfac_->forget_momentum();
   log_.line(fmt::format("epoch {}: training loss {:.3g}; back to epoch {} with half the step size",
                         failed + 1, loss, epoch_));
@@ -446,6 +444,7 @@ bool Trainer::recover(double loss) {
 }
 
 EpochRecord Trainer::run_epoch() {
+  if (good_.empty()) good_ = state();  // the burn-in, too, has a state to go back to
   EpochRecord record;
   for (;;) {
     record = EpochRecord();
@@ -460,7 +459,6 @@ EpochRecord Trainer::run_epoch() {
       loss = minibatches(record);
     } catch (const NumericalError& error) {
       if (kfac_) kfac_->leave();
-      if (good_.empty()) throw;
       failure_ = error.what();
       log_.line(failure_);
     }
@@ -475,6 +473,8 @@ EpochRecord Trainer::run_epoch() {
       prior_factor_ = std::min(1.0, prior_factor_ * 10);
   }
   ++epoch_;
+  // Too long a step of SGD says nothing of K-FAC's.
+  if (kfac_ && epoch_ == config_.burn_in) rate_factor_ = 1, restarts_ = 0;
   record.epoch = epoch_;
   agree();
   evaluate(record);

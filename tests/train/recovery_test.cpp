@@ -93,10 +93,30 @@ TEST_CASE("after five restarts the training gives up", "[train][recovery]") {
   CHECK(times(small.log_text(), "back to epoch") == 5);
 }
 
-TEST_CASE("without a good state the training fails at once", "[train][recovery]") {
+TEST_CASE("a failure in the burn-in goes back to the start with half the step size, of SGD alone",
+          "[train][recovery]") {
+  SmallTraining small;
+  small.train.burn_in = 3;
+  const auto untouched = small.make(), trainer = small.make();
+  const double rate = untouched->run_epoch().learning_rate;
+  trainer->run_epoch();
+  trainer->run_epoch();
+  spoil(*trainer);
+  auto record = trainer->run_epoch();
+  CHECK(record.epoch == 1);
+  CHECK(record.learning_rate == Approx(0.5 * rate));
+  CHECK_THAT(small.log_text(), Contains("back to epoch 0"));
+  while (untouched->epoch() < 3) untouched->run_epoch();
+  while (trainer->epoch() < 3) trainer->run_epoch();
+  CHECK(trainer->run_epoch().learning_rate == untouched->run_epoch().learning_rate);
+  CHECK(is_finite(*trainer));
+}
+
+TEST_CASE("a burn-in that no start helps gives up, and names its rate", "[train][recovery]") {
   SmallTraining small;
   const auto trainer = small.make();
   small.data.x.fill_(kNaN);
-  CHECK_THROWS_AS(trainer->run_epoch(), NumericalError);
-  CHECK(times(small.log_text(), "back to epoch") == 0);
+  CHECK_THROWS_WITH(trainer->run_epoch(),
+                    Contains("5 restarts") && Contains("lower train.burn_in_lr"));
+  CHECK(times(small.log_text(), "back to epoch 0") == 5);
 }
