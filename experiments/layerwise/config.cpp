@@ -73,27 +73,27 @@ LayerwiseConfig with_variant(const LayerwiseConfig& config, toml::table change) 
 }
 
 /// The first layer of a pathway, null where it has none.
-const toml::table* first_layer(const toml::node& path) {
-  const auto* list = path.as_array();
+template <class Node>
+auto first_layer(Node& path) {
+  auto* list = path.as_array();
   return list ? (list->empty() ? nullptr : (*list)[0].as_table()) : path.as_table();
 }
 
-std::string type_of(const toml::node& layer) {
-  const auto* table = layer.as_table();
-  return table ? (*table)["type"].value_or(std::string()) : std::string();
+/// "" of what is no layer.
+std::string type_of(const toml::table* layer) {
+  return layer ? (*layer)["type"].value_or(std::string()) : std::string();
 }
 
 /// Types of the pathways of a sum, those of a sum that one begins with in its place.
 void add_types(const toml::table& sum, std::vector<std::string>& types) {
-  if (const auto* paths = sum["of"].as_array())
-    for (const auto& path : *paths) {
-      const auto* first = first_layer(path);
-      const auto type = first ? type_of(*first) : std::string();
-      if (type == "sum")
-        add_types(*first, types);
-      else
-        types.push_back(type);
-    }
+  const auto* paths = sum["of"].as_array();
+  if (!paths) return;
+  for (const auto& path : *paths) {
+    if (const auto* inner = inner_sum(path))
+      add_types(*inner, types);
+    else
+      types.push_back(type_of(first_layer(path)));
+  }
 }
 
 /// Leaves the other pathways out of a sum; false where none is left.
@@ -101,10 +101,10 @@ bool keep_of(toml::table& sum, const std::vector<std::string>& types) {
   toml::array kept;
   if (auto* paths = sum["of"].as_array())
     for (auto& path : *paths) {
-      auto* first = const_cast<toml::table*>(first_layer(path));
-      const auto type = first ? type_of(*first) : std::string();
-      const bool stays = type == "sum" ? keep_of(*first, types)
-                                       : std::find(types.begin(), types.end(), type) != types.end();
+      auto* inner = inner_sum(path);
+      const bool stays = inner ? keep_of(*inner, types)
+                               : std::find(types.begin(), types.end(),
+                                           type_of(first_layer(path))) != types.end();
       if (stays) path.visit([&](const auto& p) { kept.push_back(p); });
     }
   const bool any = !kept.empty();
@@ -189,7 +189,7 @@ std::vector<std::string> pathway_types(const toml::table& network) {
   if (const auto* layers = network["layer"].as_array())
     for (const auto& layer : *layers) {
       const auto* table = layer.as_table();
-      if (!table || type_of(*table) != "sum") continue;
+      if (type_of(table) != "sum") continue;
       add_types(*table, types);
       return types;
     }
@@ -211,6 +211,16 @@ toml::table with_classes(const toml::table& network, int64_t classes) {
   return out;
 }
 
+toml::table* inner_sum(toml::node& path) {
+  auto* first = first_layer(path);
+  return type_of(first) == "sum" ? first : nullptr;
+}
+
+const toml::table* inner_sum(const toml::node& path) {
+  const auto* first = first_layer(path);
+  return type_of(first) == "sum" ? first : nullptr;
+}
+
 toml::table keep_pathways(const toml::table& network, const std::vector<std::string>& types) {
   toml::table out = network;
   auto* layers = out["layer"].as_array();
@@ -218,7 +228,7 @@ toml::table keep_pathways(const toml::table& network, const std::vector<std::str
   int64_t sums = 0;
   for (auto& layer : *layers) {
     auto* table = layer.as_table();
-    if (!table || type_of(*table) != "sum") continue;
+    if (type_of(table) != "sum") continue;
     if (!keep_of(*table, types))
       throw UsageError(fmt::format("pathways: every sum needs one of {}, found none in a sum",
                                    fmt::join(types, ", ")));

@@ -119,6 +119,10 @@ void expect_valid(const LayerwiseConfig& config);
 toml::table keep_pathways(const toml::table& network, const std::vector<std::string>& types);
 /// The network with the number of labels in place of the width "classes": a file of its own.
 toml::table with_classes(const toml::table& network, int64_t classes);
+/// A pathway of a sum as a network file writes it, a layer or a list of them: the sum that it begins
+/// with, whose pathways stand for it; null where it begins with another layer.
+toml::table* inner_sum(toml::node& path);
+const toml::table* inner_sum(const toml::node& path);
 /// Types of the pathways of the first sum, in order.
 std::vector<std::string> pathway_types(const toml::table& network);
 

@@ -9,6 +9,7 @@
 #include "io/atomic_file.h"
 #include "io/config.h"
 #include "io/safetensors.h"
+#include "layerwise/config.h"
 #include "nn/network.h"
 
 namespace evariste {
@@ -29,12 +30,9 @@ int64_t count_parameters(const Network& network) {
   return count;
 }
 
-/// The sum that a pathway begins with and its name in the state_dict; null for other pathways.
-toml::table* inner_sum(toml::node& path, std::string& name) {
-  auto* list = path.as_array();
-  if (list && !list->empty()) name += ".0";
-  auto* first = list ? (list->empty() ? nullptr : (*list)[0].as_table()) : path.as_table();
-  return first && (*first)["type"].value_or(std::string()) == "sum" ? first : nullptr;
+/// In the state_dict, of the first layer of pathway `name`.
+std::string first_name(const toml::node& path, const std::string& name) {
+  return path.is_array() ? name + ".0" : name;
 }
 
 /// "0.0.", "0.1.0.0.": of the pathways of sum `name`, in the order of pathway_layers.
@@ -42,10 +40,9 @@ std::vector<std::string> path_prefixes(toml::table& sum, const std::string& name
   std::vector<std::string> out;
   auto& paths = *sum["of"].as_array();
   for (size_t k = 0; k < paths.size(); ++k) {
-    auto path_name = fmt::format("{}.{}", name, k);
-    auto inner_name = path_name;
-    if (auto* inner = inner_sum(paths[k], inner_name)) {
-      const auto more = path_prefixes(*inner, inner_name);
+    const auto path_name = fmt::format("{}.{}", name, k);
+    if (auto* inner = inner_sum(paths[k])) {
+      const auto more = path_prefixes(*inner, first_name(paths[k], path_name));
       out.insert(out.end(), more.begin(), more.end());
     } else {
       out.push_back(path_name + ".");
@@ -61,12 +58,11 @@ void keep_paths(toml::table& sum, const std::string& name, const std::string& ne
   toml::array kept;
   auto& paths = *sum["of"].as_array();
   for (size_t k = 0; k < paths.size(); ++k) {
-    auto from = fmt::format("{}.{}", name, k), to = fmt::format("{}.{}", new_name, kept.size());
-    auto inner_from = from, inner_to = to;
+    const auto from = fmt::format("{}.{}", name, k);
+    const auto to = fmt::format("{}.{}", new_name, kept.size());
     bool is_kept = true;
-    if (auto* inner = inner_sum(paths[k], inner_from)) {
-      inner_sum(paths[k], inner_to);
-      keep_paths(*inner, inner_from, inner_to, stays, renamed);
+    if (auto* inner = inner_sum(paths[k])) {
+      keep_paths(*inner, first_name(paths[k], from), first_name(paths[k], to), stays, renamed);
       is_kept = !(*inner)["of"].as_array()->empty();
     } else {
       is_kept = stays(from + ".");
