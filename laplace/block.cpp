@@ -121,6 +121,11 @@ JointBlock::JointBlock(const Block& map, const Block& shift)
         "{}: bias = joint is not defined where groups share a bias ({} outputs of all groups, {} "
         "biases): use bias = exact",
         map.name, outputs, shift.weight().numel()));
+  if (!shift.is_everywhere)
+    throw UsageError(
+        fmt::format("{}: bias = joint is not defined for a bias on some components of "
+                    "a field: use bias = exact",
+                    map.name));
   if (map.one_copy()) one_copy_ = std::make_unique<JointBlock>(*map.one_copy(), *shift.one_copy());
 }
 

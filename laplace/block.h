@@ -103,6 +103,8 @@ class Block {
   /// Of a weight: the bias of the same layer, if any; reported behind it with the same cotangents.
   Block* bias = nullptr;
   bool is_bias = false;
+  /// Of a bias: the same number in all that a row of the weight's matrix makes.
+  bool is_everywhere = true;
   /// s where the layer behind keeps one of s x s phases of the output [.., H, W] (polyphase).
   int64_t phase_stride = 1;
   /// Mean square of a feature for inputs of mean square one, or of what the layer makes of an

@@ -15,6 +15,7 @@ Shapes below: B batch, C channels, H, W image sides, X = H W input pixels, D out
 import difflib
 import json
 import math
+import re
 import tomllib
 from pathlib import Path
 
@@ -23,9 +24,9 @@ import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-__all__ = ["AnchorMap", "Bias", "FC", "FactoredFC", "GlobalAvgPool", "GroupConv", "GroupLift",
+__all__ = ["AnchorMap", "Bias", "FC", "FactoredFC", "FieldPool", "GlobalAvgPool", "GroupConv", "GroupLift",
            "GroupPool", "Network", "NetworkError", "Polyphase", "Repeat", "Residual", "Scale",
-           "SparseConv", "SparseFC", "Sum", "build_network", "load_network", "load_weights",
+           "SparseConv", "SparseFC", "SteerableConv", "Sum", "build_network", "load_network", "load_weights",
            "named_tensors", "open_run", "save_network", "save_weights"]
 
 
@@ -285,6 +286,90 @@ class GroupConv(nn.Module):
         return torch.cat(out, 1)
 
 
+class SteerableConv(nn.Module):
+    """Steerable convolution, the kernel between field kinds b <- a being sum_n w_n basis_b_a[n]:
+      weight [n_b, sum_a n_a N], basis [N, d_b, d_a, k, k], bias [n_b] or [n_b q] times bias_basis [d_b, q]
+    (weight_b, bias_b ... where the output has several kinds). What kernels a group has is known to the
+    C++ library only, and is in the weights' file: without one this module has no parameters and
+    refuses to be called. fields: [(number, channels of one)] of each kind."""
+
+    def __init__(self, in_fields, out_fields, kernel=3, stride=1, padding=0, padding_mode="zeros",
+                 dilation=1, bias=True, **keys):
+        super().__init__()
+        self.in_fields, self.out_fields = in_fields, out_fields
+        self.kernel, self.stride, self.dilation, self.has_bias = kernel, stride, dilation, bias
+        self.padding, self.padding_mode, self.keys = padding, padding_mode, keys
+
+    def take_shapes(self, tensors):
+        """Parameters and buffers of the sizes in a weights' file, {own name: tensor}."""
+        for name, tensor in tensors.items():
+            known = name.split("_")[0] in ("weight", "bias", "basis")
+            if not known or hasattr(self, name):
+                continue
+            if name.split("_")[0] == "basis" or name.startswith("bias_basis"):
+                self.register_buffer(name, torch.zeros(tensor.shape, dtype=torch.float64))
+            else:
+                self.register_parameter(name, nn.Parameter(torch.zeros(tensor.shape)))
+
+    def plain(self):
+        """Kernel [C_out, C_in, k, k] and bias [C_out] of the plain convolution that this one is."""
+        if not self._parameters:
+            raise NetworkError("a steerable convolution has no kernels before load_weights: they are "
+                               "in the weights' file")
+        single = len(self.in_fields) == 1 and len(self.out_fields) == 1
+        rows, biases = [], []
+        for b, (count, size) in enumerate(self.out_fields):
+            end = "" if len(self.out_fields) == 1 else f"_{b}"
+            weight, at, columns = getattr(self, "weight" + end), 0, []
+            for a, (fields, channels) in enumerate(self.in_fields):
+                basis = getattr(self, "basis" if single else f"basis_{b}_{a}", None)
+                if basis is None:  # no kernel leads from one to the other
+                    columns.append(weight.new_zeros(count * size, fields * channels, self.kernel,
+                                                    self.kernel))
+                    continue
+                w = weight[:, at:at + fields * len(basis)].unflatten(1, (fields, len(basis)))
+                at += fields * len(basis)
+                kernel = torch.einsum("ufn,noikl->uofikl", w, basis.to(w))
+                columns.append(kernel.flatten(0, 1).flatten(1, 2))
+            rows.append(torch.cat(columns, 1))
+            bias, of = getattr(self, "bias" + end, None), getattr(self, "bias_basis" + end, None)
+            if bias is None:
+                biases.append(weight.new_zeros(count * size))
+            elif of is None:
+                biases.append(bias.repeat_interleave(size))
+            else:
+                biases.append((bias.unflatten(0, (count, -1)) @ of.to(bias).t()).flatten())
+        return torch.cat(rows), torch.cat(biases)
+
+    def forward(self, x):
+        kernel, bias = self.plain()
+        return F.conv2d(_padded(x, self.padding, self.padding_mode), kernel, bias, self.stride,
+                        dilation=self.dilation)
+
+
+class FieldPool(nn.Module):
+    """The largest channel of every field, [B, C, ...] -> [B, fields, ...]."""
+
+    def __init__(self, fields, **keys):
+        super().__init__()
+        self.fields, self.keys = fields, keys
+
+    def forward(self, x):
+        parts = x.split([count * size for count, size in self.fields], 1)
+        return torch.cat([part.unflatten(1, (count, size)).amax(2)
+                          for part, (count, size) in zip(parts, self.fields)], 1)
+
+
+class _Fields(tuple):
+    """A shape [C, ...] whose channels are fields of a group: .group, .kinds = ["2 regular", ...]."""
+
+
+def _with_fields(shape, group, kinds):
+    out = _Fields(shape)
+    out.group, out.kinds = group, list(kinds)
+    return out
+
+
 def _padded(x, padding, mode):
     return F.pad(x, (padding,) * 4, "circular" if mode == "circular" else "constant")
 
@@ -318,8 +403,12 @@ def _uniform(shape, bound):
 # ---------------------------------------------------------------- the layer types of the file
 
 REQUIRED = object()
+FIELDS = object()  # required: "NUMBER KIND" or a list of such
 _LARGEST = 2**31  # a size beyond it is a slip of the pen
 _MOST = 2**30  # numbers in one weight, or in one sample between two layers
+_MAKE_FIELDS = {"steerable_conv", "field_pool", "residual", "repeat", "sum"}
+_KEEP_FIELDS = {"avgpool", "maxpool", "global_avgpool", "scale", "bias", "polyphase", "dropout", "relu",
+                "tanh", "sigmoid", "silu", "gelu", "elu", "softplus"}  # the C++ reader refuses the rest
 _TYPES = {}  # type -> (keys with their defaults, builder (keys, shape, where) -> (module, shape))
 _GEOMETRY = {"kernel": REQUIRED, "stride": 1, "padding": 0, "dilation": 1}
 _CONV = {"out": REQUIRED, **_GEOMETRY, "groups": 1, "bias": True, "padding_mode": "zeros"}
@@ -547,6 +636,100 @@ def _group_conv(k, shape, where):
     return module, (4 * k["out"], *sides)
 
 
+def _planar(name, where):
+    """(rotations, 0: all; has reflections) of C4, D4, D4@45, SO(2), O(2)."""
+    if name in ("SO(2)", "O(2)"):
+        return 0, name == "O(2)"
+    match = re.fullmatch(r"C([1-9]\d*)|D([1-9]\d*)(@[-+.\de]+)?", name or "")
+    if not match:
+        raise NetworkError(f"{where}: group = {name!r}; expected CN, DN, SO(2) or O(2)")
+    return int(match[1] or match[2]), match[1] is None
+
+
+def _field_size(kind, group, where):
+    """Channels of one field, for the kinds of src/nn/field_type.h."""
+    order, flips = _planar(group, where)
+    if kind == "trivial":
+        return 1
+    if kind == "regular" and order:
+        return order * (1 + flips)
+    if kind.startswith("/") and order:
+        less, less_flips = _planar(kind[1:], where)
+        if less and order % less == 0 and less_flips <= flips:
+            return order * (1 + flips) // (less * (1 + less_flips))
+    size = lambda k: 1 if k == 0 or 2 * k == order else 2
+    if match := re.fullmatch(r"<(\d+)", kind):
+        last = min(int(match[1]), order // 2) if order else int(match[1])
+        return sum(size(k) * (1 + flips) for k in range(last + 1))
+    match = re.fullmatch(r"\(([01]),(\d+)\)" if flips else r"\(()(\d+)\)", kind)
+    if match and (not order or 2 * int(match[2]) <= order):
+        k = int(match[2])
+        if not flips or match[1] == "1" or size(k) == 1:
+            return size(k)
+    raise NetworkError(f"{where}: {group} has no fields {kind!r}; expected trivial, regular (of a "
+                       "finite group), an irrep, /SUBGROUP or <FREQUENCY")
+
+
+def _fields_of(words, group, where, key):
+    """[(number, channels of one)] of "2 regular" or of a list of such."""
+    words = [words] if isinstance(words, str) else words
+    if not isinstance(words, list) or not words:
+        raise NetworkError(f'{where}: {key} = {words!r}; expected "NUMBER KIND" or a list of such')
+    out = []
+    for word in words:
+        match = re.fullmatch(r"([1-9]\d*) +(\S.*)", word) if isinstance(word, str) else None
+        if not match:
+            raise NetworkError(f'{where}: {key} = {word!r}; expected a number and a kind, as in '
+                               '"4 regular"')
+        out.append((int(match[1]), _field_size(match[2], group, where)))
+    return words, out
+
+
+def _fields_in(k, shape, where):
+    """Group, and fields of the input: its own, those given, or channels that do not transform."""
+    group = k["group"] or getattr(shape, "group", None)
+    if group is None:
+        raise NetworkError(f"{where}: key 'group' is missing")
+    words = k["in"] or getattr(shape, "kinds", None) or f"{shape[0]} trivial"
+    words, fields = _fields_of(words, group, where, "in")
+    if isinstance(shape, _Fields) and (shape.group, shape.kinds) != (group, words):
+        raise NetworkError(f"{where}: expected fields of {group}: {', '.join(words)}, but what comes "
+                           f"in are fields of {shape.group}: {', '.join(shape.kinds)}")
+    if sum(n * size for n, size in fields) != shape[0]:
+        raise NetworkError(f"{where}: in = {words!r} has not the {shape[0]} channels of the input")
+    return group, words, fields
+
+
+@_layer("steerable_conv", group=None, **{"in": None}, out=FIELDS, kernel=3, stride=1, padding=0,
+        padding_mode="zeros", dilation=1, bias=True)
+def _steerable_conv(k, shape, where):
+    _expect_rank(shape, 3, where)
+    group, of_input, in_fields = _fields_in(k, shape, where)
+    of_output, out_fields = _fields_of(k["out"], group, where, "out")
+    geometry, _ = _square(k, shape, where)
+    _expect(k["kernel"] % 2 == 1, where, "kernel", k["kernel"], "an odd size")
+    span = k["dilation"] * (k["kernel"] - 1) + 1
+    sides = [(n + 2 * k["padding"] - span) // k["stride"] + 1 for n in shape[1:]]
+    _expect(min(sides) >= 1, where, "kernel", k["kernel"], "a kernel that fits into the input")
+    module = SteerableConv(in_fields, out_fields, **geometry, stride=k["stride"],
+                           dilation=k["dilation"], bias=k["bias"], group=group,
+                           **{"in": of_input, "out": of_output})
+    channels = sum(n * size for n, size in out_fields)
+    return module, _with_fields((channels, *sides), group, of_output)
+
+
+@_layer("field_pool", group=None, **{"in": None})
+def _field_pool(k, shape, where):
+    group, words, fields = _fields_in(k, shape, where)
+    for word in words:
+        if not re.search(r"trivial$|regular$|/\S+$", word):
+            raise NetworkError(f"{where}: the largest channel is not invariant for {word!r} of "
+                               f"{group}, which is not made of permutations")
+    count = sum(n for n, _ in fields)
+    return (FieldPool(fields, group=group, **{"in": words}),
+            _with_fields((count, *shape[1:]), group, [f"{count} trivial"]))
+
+
 @_layer("polyphase", stride=2)
 def _polyphase(k, shape, where):
     stride = _stride(k, shape, where, least=2)
@@ -732,9 +915,13 @@ def _build(entry, shape, where):
     keys, build = _TYPES[type_name]
     where = f"{where} ({type_name})"
     rest = {key: value for key, value in entry.items() if key != "type"}
-    layer, shape = build(_check_keys(rest, keys, where), shape, where)
-    _expect_size(shape, f"{where}: output")
-    return layer, shape
+    layer, out = build(_check_keys(rest, keys, where), shape, where)
+    _expect_size(out, f"{where}: output")
+    if isinstance(shape, _Fields) and type_name in _KEEP_FIELDS:
+        out = _with_fields(out, shape.group, shape.kinds)
+    elif isinstance(out, _Fields) and type_name not in _MAKE_FIELDS:
+        out = tuple(out)
+    return layer, out
 
 
 def _check_keys(table, keys, where):
@@ -743,7 +930,7 @@ def _check_keys(table, keys, where):
         if key not in keys:
             raise NetworkError(f"{where}: unknown key '{key}'{_nearest(key, keys)}")
     for key, default in keys.items():
-        if default is REQUIRED and key not in table:
+        if default in (REQUIRED, FIELDS) and key not in table:
             raise NetworkError(f"{where}: key '{key}' is missing")
     return {key: _checked(table[key], default, where, key) if key in table else default
             for key, default in keys.items()}
@@ -753,7 +940,7 @@ def _checked(value, default, where, key):
     if (key, value) == ("out", "classes"):
         raise NetworkError(f'{where}: out = "classes" needs the number of labels; give it, as in '
                            "load_network(path, classes=10)")
-    if key == "out":
+    if key == "out" and default is not FIELDS:
         _expect(_is_count(value, 1), where, key, value,
                 f'a whole number from 1 to {_LARGEST}, or "classes"')
     if key == "groups":
@@ -894,6 +1081,13 @@ def _table(module):
         return {"type": "group_conv", "out": module.weight.shape[0], "kernel": module.kernel,
                 "padding": module.padding, "padding_mode": module.padding_mode,
                 "groups": module.groups, "mix": module.mix, "bias": module.bias is not None}
+    if kind is SteerableConv:
+        return {"type": "steerable_conv", **module.keys, "kernel": module.kernel,
+                "stride": module.stride, "padding": module.padding,
+                "padding_mode": module.padding_mode, "dilation": module.dilation,
+                "bias": module.has_bias}
+    if kind is FieldPool:
+        return {"type": "field_pool", **module.keys}
     if kind is Polyphase:
         return {"type": "polyphase", "stride": module.stride}
     raise NetworkError(f"{kind.__name__}: no layer type of a network file is this module"
@@ -963,11 +1157,17 @@ def _check_same(module, text, path):
 def named_tensors(module):
     """[(name in the network file, tensor)] of all parameters and buffers, in order. For what
     `load_network` returns these are the names of its state_dict."""
+    return [(prefix + name, t) for prefix, layer in _named_layers(module)
+            for store in (layer._parameters, layer._buffers)
+            for name, t in store.items() if t is not None]
+
+
+def _named_layers(module):
+    """[(what its tensors' names begin with, layer)]"""
     named = []
 
     def visit(layer, prefix):
-        for store in (layer._parameters, layer._buffers):
-            named.extend((prefix + name, t) for name, t in store.items() if t is not None)
+        named.append((prefix, layer))
         if _is_list(layer):
             children = _chain(layer)
         elif type(layer) in (Residual, Repeat):
@@ -996,6 +1196,10 @@ def load_weights(module, path):
 
 
 def _copy(module, tensors, path, match_type=False):
+    for prefix, layer in _named_layers(module):
+        if isinstance(layer, SteerableConv):
+            layer.take_shapes({name.removeprefix(prefix): tensor for name, tensor in tensors.items()
+                               if name.startswith(prefix)})
     targets = dict(named_tensors(module))
     for name in tensors:
         if name not in targets:

@@ -30,6 +30,8 @@ class LayerTable {
   /// A number or [h, w].
   std::array<int64_t, 2> pair(std::string_view key, std::optional<std::array<int64_t, 2>> fallback,
                               int64_t least);
+  /// Whatever the key has; null where it is absent.
+  const toml::node* any(std::string_view key) { return find(key); }
   const toml::array& list(std::string_view key);
   /// A list of at least one layer.
   const toml::array& layers(std::string_view key);

@@ -1,5 +1,7 @@
 #include "nn/network.h"
 
+#include <optional>
+
 #include "core/error.h"
 #include "core/nearest.h"
 #include "io/config.h"
@@ -11,6 +13,7 @@
 #include "nn/layer_table.h"
 #include "nn/linear.h"
 #include "nn/pointwise.h"
+#include "nn/steerable_convolution.h"
 
 namespace evariste {
 namespace {
@@ -20,16 +23,29 @@ using Shape = std::vector<int64_t>;
 /// Numbers in one weight, or in one sample between two layers.
 constexpr double kMost = 1 << 30;
 
-/// What a layer builder gets: its table, the shape that comes in; it sets the shape that goes out.
+/// One sample between two layers, and what its channels transform by where that is known.
+struct Signal {
+  Shape shape;
+  std::optional<FieldType> fields;
+};
+
+/// What a layer builder gets: its table and what comes in. It sets the shape that goes out, and the
+/// fields where it makes or keeps any.
 struct Request {
   LayerTable& table;
   Shape shape;
   int64_t classes;
+  std::optional<FieldType> fields;  ///< that come in
+  std::optional<FieldType> made;    ///< that go out
 };
 using Made = std::shared_ptr<Layer>;
 using Builder = std::function<Made(Request&)>;
 
 const std::map<std::string, Builder>& builders();
+
+bool are_same(const std::optional<FieldType>& a, const std::optional<FieldType>& b) {
+  return a && b && a->text() == b->text();
+}
 
 /// Refuses what no machine holds before anything is allocated. In double, which cannot overflow.
 void expect_size(const LayerTable& table, std::string_view what, at::IntArrayRef shape) {
@@ -40,7 +56,49 @@ void expect_size(const LayerTable& table, std::string_view what, at::IntArrayRef
                            shape_text(shape), numbers, kMost));
 }
 
-Made build_layer(const toml::node& node, const std::string& place, int64_t classes, Shape& shape) {
+/// Layers that leave fields as they are: of any kind, or only where pointwise functions commute
+/// with the group, or only of channels that do not transform. Behind all others nothing is known.
+enum class Keeps { kAny, kPermutations, kTrivial };
+const std::map<std::string, Keeps>& keeps_fields() {
+  static const std::map<std::string, Keeps> table = [] {
+    std::map<std::string, Keeps> t = {{"avgpool", Keeps::kAny},
+                                      {"global_avgpool", Keeps::kAny},
+                                      {"scale", Keeps::kAny},
+                                      {"polyphase", Keeps::kAny},
+                                      {"maxpool", Keeps::kPermutations},
+                                      {"bias", Keeps::kPermutations},
+                                      {"dropout", Keeps::kPermutations},
+                                      {"gelu", Keeps::kPermutations},
+                                      {"elu", Keeps::kPermutations},
+                                      {"softplus", Keeps::kPermutations},
+                                      {"batchnorm", Keeps::kTrivial},
+                                      {"layernorm", Keeps::kTrivial},
+                                      {"groupnorm", Keeps::kTrivial}};
+    for (const auto& kind : Activation::kinds()) t.emplace(kind, Keeps::kPermutations);
+    return t;
+  }();
+  return table;
+}
+
+void pass_fields(const LayerTable& table, const std::string& type,
+                 const std::optional<FieldType>& before, std::optional<FieldType>& after) {
+  const auto found = keeps_fields().find(type);
+  if (!before || found == keeps_fields().end()) return;
+  const auto is_trivial = [](const FieldType::Kind& kind) {
+    return kind.representation.size() == 1 && kind.representation.irreps()[0].is_trivial;
+  };
+  if (found->second == Keeps::kPermutations && !before->is_permutation())
+    table.fail(fmt::format("{} does not commute with {}, which is not made of permutations", type,
+                           before->text()));
+  if (found->second == Keeps::kTrivial &&
+      !std::all_of(before->kinds.begin(), before->kinds.end(), is_trivial))
+    table.fail(fmt::format("{} has a weight for every channel and does not commute with {}", type,
+                           before->text()));
+  after = before;
+}
+
+Made build_layer(const toml::node& node, const std::string& place, int64_t classes,
+                 Signal& signal) {
   const auto* table = node.as_table();
   if (!table)
     throw UsageError(
@@ -49,18 +107,19 @@ Made build_layer(const toml::node& node, const std::string& place, int64_t class
   const auto type = reader.text("type");
   const auto found = builders().find(type);
   if (found == builders().end()) reader.fail(unknown_name("layer type", type, layer_types()));
-  Request request{reader, shape, classes};
+  Request request{reader, signal.shape, classes, signal.fields, {}};
   auto layer = found->second(request);
   reader.finish(type);
   expect_size(reader, "output", request.shape);
-  shape = request.shape;
+  pass_fields(reader, type, signal.fields, request.made);
+  signal = {request.shape, request.made};
   return layer;
 }
 
 void build_sequence(Sequential& sequence, const toml::array& list, const std::string& place,
-                    int64_t classes, Shape& shape) {
+                    int64_t classes, Signal& signal) {
   for (size_t i = 0; i < list.size(); ++i)
-    sequence.append(build_layer(list[i], fmt::format("{}[{}]", place, i), classes, shape));
+    sequence.append(build_layer(list[i], fmt::format("{}[{}]", place, i), classes, signal));
 }
 
 void expect_image(const Request& r) {
@@ -247,6 +306,95 @@ Made make_group_conv(Request& r) {
   return std::make_shared<GroupConv2d>(in, out, options);
 }
 
+/// What `make` gives; its UsageErrors with the layer's place.
+template <class Make>
+auto in_place(const Request& r, const Make& make) {
+  try {
+    return make();
+  } catch (const UsageError& error) {
+    if (std::string_view(error.what()).starts_with(r.table.place())) throw;
+    r.table.fail(error.what());
+  }
+}
+
+/// Strings of a list, or a single one; none where the key is absent.
+std::vector<std::string> texts(Request& r, std::string_view key) {
+  std::vector<std::string> out;
+  const auto* node = r.table.any(key);
+  if (!node) return out;
+  const auto add = [&](const toml::node& entry) {
+    if (!entry.is_string())
+      r.table.fail(fmt::format("{}: expected \"NUMBER KIND\" or a list of such, found {}", key,
+                               toml_kind(entry)));
+    out.push_back(entry.as_string()->get());
+  };
+  if (const auto* list = node->as_array())
+    for (const auto& entry : *list) add(entry);
+  else
+    add(*node);
+  return out;
+}
+
+/// Keys "group" and "in" of a layer that takes fields: both may be left out behind a layer that
+/// makes some, and "in" where channels do not transform.
+FieldType fields_in(Request& r) {
+  const auto before = r.fields ? std::optional(r.fields->group->name()) : std::nullopt;
+  const auto name = r.table.text("group", before);
+  const auto words = texts(r, "in");
+  return in_place(r, [&] {
+    const auto group = make_group(name, 2);
+    const auto in = !words.empty() ? FieldType::parse(group, words)
+                    : r.fields     ? *r.fields
+                                   : FieldType::trivial(group, r.shape[0]);
+    if (r.fields && (r.fields->text() != in.text() || r.fields->group->name() != name))
+      r.table.fail(fmt::format("expected fields of {}, but what comes in are fields of {}",
+                               words.empty() ? name : in.text(), r.fields->text()));
+    if (in.channels() != r.shape[0])
+      r.table.fail(fmt::format("in: fields of {} have {} channels, the input {} has {}", in.text(),
+                               in.channels(), shape_text(r.shape), r.shape[0]));
+    return in;
+  });
+}
+
+Made make_steerable_conv(Request& r) {
+  expect_image(r);
+  const auto in = fields_in(r);
+  const auto words = texts(r, "out");
+  if (words.empty()) r.table.fail("key \"out\" is missing");
+  const auto geometry = square_geometry(r, 3);
+  SteerableConv2d::Options options;
+  options.kernel = geometry.kernel[0];
+  options.padding = geometry.padding[0];
+  options.circular = geometry.circular;
+  options.stride = r.table.integer("stride", 1);
+  options.dilation = r.table.integer("dilation", 1);
+  options.bias = r.table.boolean("bias", true);
+  return in_place(r, [&]() -> Made {
+    const auto out = FieldType::parse(in.group, words);
+    expect_size(r.table, "kernel", {out.channels(), in.channels(), options.kernel, options.kernel});
+    auto layer = std::make_shared<SteerableConv2d>(in, out, options);
+    const auto [h, w] = layer->geometry().output_size(r.shape[1], r.shape[2]);
+    if (h < 1 || w < 1)
+      r.table.fail(fmt::format("kernel {} does not fit into the padded input {}", options.kernel,
+                               shape_text(r.shape)));
+    r.shape = {out.channels(), h, w};
+    r.made = out;
+    return layer;
+  });
+}
+
+Made make_field_pool(Request& r) {
+  const auto in = fields_in(r);
+  if (!in.is_permutation())
+    r.table.fail(
+        fmt::format("the largest component is not invariant for {}, which is not made of "
+                    "permutations",
+                    in.text()));
+  r.shape[0] = in.fields();
+  r.made = FieldType::trivial(in.group, r.shape[0]);
+  return std::make_shared<FieldPool>(in);
+}
+
 Made make_group_lift(Request& r) {
   expect_image(r);
   r.shape[0] *= 4;
@@ -300,22 +448,24 @@ Made make_pool(Request& r) {
 
 Made make_residual(Request& r) {
   auto layer = std::make_shared<Residual>();
-  auto shape = r.shape;
-  build_sequence(*layer, r.table.layers("layer"), r.table.place() + ".layer", r.classes, shape);
-  if (shape != r.shape)
+  Signal signal{r.shape, r.fields};
+  build_sequence(*layer, r.table.layers("layer"), r.table.place() + ".layer", r.classes, signal);
+  if (signal.shape != r.shape)
     r.table.fail(fmt::format("the body turns {} into {}, which cannot be added to its input",
-                             shape_text(r.shape), shape_text(shape)));
+                             shape_text(r.shape), shape_text(signal.shape)));
+  if (are_same(signal.fields, r.fields)) r.made = r.fields;
   return layer;
 }
 
 Made make_repeat(Request& r) {
   const auto times = r.table.integer("times");
   Sequential body;
-  auto shape = r.shape;
-  build_sequence(body, r.table.layers("layer"), r.table.place() + ".layer", r.classes, shape);
-  if (shape != r.shape)
+  Signal signal{r.shape, r.fields};
+  build_sequence(body, r.table.layers("layer"), r.table.place() + ".layer", r.classes, signal);
+  if (signal.shape != r.shape)
     r.table.fail(fmt::format("the body turns {} into {}, which is no input of the body again",
-                             shape_text(r.shape), shape_text(shape)));
+                             shape_text(r.shape), shape_text(signal.shape)));
+  if (are_same(signal.fields, r.fields)) r.made = r.fields;
   return std::make_shared<Repeat>(body.layers(), times);
 }
 
@@ -324,23 +474,25 @@ Made make_sum(Request& r) {
                                     [](double value) { return value != 0; });
   auto layer = std::make_shared<Sum>(scale);
   const auto& paths = r.table.layers("of");
-  Shape result;
+  Signal result;
   for (size_t k = 0; k < paths.size(); ++k) {
-    auto shape = r.shape;
+    Signal signal{r.shape, r.fields};
     const auto place = fmt::format("{}.of[{}]", r.table.place(), k);
     if (const auto* list = paths[k].as_array()) {
       auto path = std::make_shared<Sequential>();
-      build_sequence(*path, *list, place, r.classes, shape);
+      build_sequence(*path, *list, place, r.classes, signal);
       layer->append(path);
     } else {
-      layer->append(build_layer(paths[k], place, r.classes, shape));
+      layer->append(build_layer(paths[k], place, r.classes, signal));
     }
-    if (k > 0 && shape != result)
-      r.table.fail(fmt::format("pathway {} gives {}, pathway 0 gives {}", k, shape_text(shape),
-                               shape_text(result)));
-    result = shape;
+    if (k > 0 && signal.shape != result.shape)
+      r.table.fail(fmt::format("pathway {} gives {}, pathway 0 gives {}", k,
+                               shape_text(signal.shape), shape_text(result.shape)));
+    if (k > 0 && !are_same(signal.fields, result.fields)) signal.fields.reset();
+    result = signal;
   }
-  r.shape = result;
+  r.shape = result.shape;
+  r.made = result.fields;
   return layer;
 }
 
@@ -398,6 +550,8 @@ const std::map<std::string, Builder>& builders() {
         {"group_lift", make_group_lift},
         {"group_conv", make_group_conv},
         {"group_pool", make_group_pool},
+        {"steerable_conv", make_steerable_conv},
+        {"field_pool", make_field_pool},
         {"polyphase", make_polyphase},
         {"maxpool", make_pool<MaxPool>},
         {"avgpool", make_pool<AvgPool>},
@@ -485,7 +639,9 @@ std::shared_ptr<Network> build_network(const toml::table& table, std::string_vie
   }
   expect_size(reader, "input", shape);
   auto network = std::make_shared<Network>(shape);
-  build_sequence(*network, reader.layers("layer"), fmt::format("{}: layer", file), classes, shape);
+  Signal signal{shape, {}};
+  build_sequence(*network, reader.layers("layer"), fmt::format("{}: layer", file), classes, signal);
+  shape = signal.shape;
   reader.finish("top-level");
   if (shape.size() != 1)
     reader.fail(

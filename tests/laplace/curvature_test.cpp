@@ -25,12 +25,14 @@ Samples samples_of(const LayerExample& example, int64_t n = kSamples) {
   return {example.inputs(n), random_labels(n, 3, 4)};
 }
 
-bool shares_bias_over_groups(const Network& network) {
-  bool shared = false;
+/// Groups share a bias, or it is on some components of a field.
+bool has_no_joint_blocks(const Network& network) {
+  bool none = false;
   for (const auto* block : named_blocks(const_cast<Network&>(network)))
-    shared = shared || (block->bias && block->bias->parameters() !=
-                                           block->value().size(0) * block->value().size(1));
-  return shared;
+    none = none || (block->bias &&
+                    (!block->bias->is_everywhere ||
+                     block->bias->parameters() != block->value().size(0) * block->value().size(1)));
+  return none;
 }
 
 }  // namespace
@@ -334,7 +336,7 @@ TEST_CASE("joint blocks have the full curvature of weights and biases", "[laplac
     auto options = options_of(Structure::kFull);
     const auto apart = fit_curvature(*network, Softmax(), data, options);
     options.bias = BiasCurvature::kJoint;
-    if (shares_bias_over_groups(*network)) {
+    if (has_no_joint_blocks(*network)) {
       CHECK_THROWS_AS(fit_curvature(*network, Softmax(), data, options), UsageError);
       continue;
     }

@@ -56,13 +56,12 @@ TEST_CASE("fast paths of every block equal those derived from phi", "[nn]") {
                     block->Block::input_gram_backward(on_gram, x)(x));
       }
       const auto matrix = random_tensor(block->value().sizes(), 12);
-      const auto base = block->Block::apply(matrix, x);
-      if (block->is_constant()) {  // broadcast over the output's positions, which phi has one of
+      if (block->is_constant()) {  // phi = 1: the weights themselves, at all positions
         const auto y = block->to_positions(torch::zeros_like(g[0]) + block->apply(matrix, x));
-        check_close(y, base.view({1, x.size(0), 1, -1}).expand_as(y));
+        check_close(y, matrix.view({1, 1, 1, -1}).expand_as(y));
         CHECK(block->backward_data(fold(g), x).count_nonzero().item<int64_t>() == 0);
       } else {
-        check_close(block->apply(matrix, x), base);
+        check_close(block->apply(matrix, x), block->Block::apply(matrix, x));
         check_close(block->backward_data(fold(g), x), block->Block::backward_data(fold(g), x));
       }
     }
@@ -76,8 +75,10 @@ TEST_CASE("to_positions and to_matrix are undone by their inverses", "[nn]") {
     for (const auto& [block, x, g] : visit_blocks(*network, example.inputs(3))) {
       CAPTURE(example.type, example.title, block->name);
       check_close(block->from_matrix(block->to_matrix(block->weight())), block->weight());
-      const auto back = block->from_positions(block->to_positions(g[1]), x);
-      check_close(back.reshape(g[1].sizes()), g[1]);
+      const auto positions = block->to_positions(g[1]);
+      const auto back = block->from_positions(positions, x).reshape(g[1].sizes());
+      check_close(block->to_positions(back), positions);
+      if (block->is_everywhere) check_close(back, g[1]);
     }
   }
 }
@@ -87,7 +88,7 @@ TEST_CASE("a joint block is its weight and bias together", "[nn]") {
   for (const auto& example : layer_examples()) {
     const auto network = example.build();
     for (const auto& [block, x, g] : visit_blocks(*network, example.inputs(3))) {
-      if (!block->bias) continue;
+      if (!block->bias || !block->bias->is_everywhere) continue;
       const auto groups = block->value().size(0) * block->value().size(1);
       if (block->bias->parameters() != groups)
         continue;  // shared over groups: refused, see laplace

@@ -64,6 +64,21 @@ const std::vector<LayerExample>& layer_examples() {
       {"group_pool", "after a group convolution", image,
        "{ type = 'group_lift' }, { type = 'group_conv', out = 2 }, { type = 'group_pool' }, "
        "{ type = 'tanh' }"},
+      {"steerable_conv", "regular fields of quarter turns", "[2, 4, 4]",
+       "{ type = 'steerable_conv', group = 'C4', out = '2 regular', padding = 1, padding_mode = "
+       "'circular' }, { type = 'tanh' }, { type = 'steerable_conv', out = '1 regular', stride = 2 "
+       "}, "
+       "{ type = 'relu' }"},
+      {"steerable_conv", "several kinds in and out, before a polyphase layer", "[1, 4, 4]",
+       "{ type = 'steerable_conv', group = 'O(2)', out = ['2 trivial', '1 (1,1)'], padding = 1 }, "
+       "{ type = 'steerable_conv', out = ['1 (1,2)', '2 <1'], padding = 1 }, { type = 'polyphase' "
+       "}"},
+      {"steerable_conv", "dilation, no bias, a quotient", "[1, 6, 5]",
+       "{ type = 'steerable_conv', group = 'D2', out = '2 /C2', dilation = 2, bias = false }, "
+       "{ type = 'tanh' }"},
+      {"field_pool", "of fields of two sizes", "[1, 4, 3]",
+       "{ type = 'steerable_conv', group = 'D1', out = ['2 regular', '1 trivial'] }, "
+       "{ type = 'field_pool' }, { type = 'tanh' }"},
       {"polyphase", "stride 2", image, conv + "{ type = 'polyphase' }, { type = 'tanh' }"},
       {"polyphase", "stride 3", "[1, 3, 6]", conv + "{ type = 'polyphase', stride = 3 }"},
       {"maxpool", "overlapping, padded", "[1, 5, 4]",
@@ -163,7 +178,9 @@ void randomise(Network& network, uint64_t seed) {
   for (const auto& item : network.named_parameters())
     item.value().copy_(0.7 * normal_draws(item.value(), Stream(seed).split(item.key())));
   for (const auto& item : network.named_buffers()) {
-    if (!item.value().is_floating_point()) continue;
+    // What a group gives is not any number.
+    if (!item.value().is_floating_point() || item.key().find("basis") != std::string::npos)
+      continue;
     const auto draws = normal_draws(item.value(), Stream(seed).split(item.key()));
     item.value().copy_(item.key().find("var") == std::string::npos ? draws : draws.exp());
   }

@@ -258,6 +258,60 @@ layer = [
         self.refuses(r"layer\[0\] \(elu\): alpha = 9{19}; expected a finite number",
                      '{ type = "elu", alpha = 9999999999999999999 }')
 
+    def test_steerable_convolutions_are_the_sum_of_their_kernels(self):
+        network = self.layers('{ type = "steerable_conv", group = "C4", out = ["2 regular", "1 (1)"], '
+                              'padding = 1 }, { type = "steerable_conv", out = "3 regular", '
+                              'stride = 2, bias = false }, { type = "relu" }, '
+                              '{ type = "field_pool" }, { type = "flatten" }',
+                              input_shape="[2, 4, 4]")
+        sizes = {"0.weight_0": (2, 10), "0.bias_0": (2,), "0.basis_0_0": (5, 4, 1, 3, 3),
+                 "0.weight_1": (1, 6), "0.basis_1_0": (3, 2, 1, 3, 3),
+                 "1.weight": (3, 2 * 7 + 4), "1.basis_0_0": (7, 4, 4, 3, 3),
+                 "1.basis_0_1": (4, 4, 2, 3, 3)}
+        tensors = {name: torch.randn(size) for name, size in sizes.items()}
+        path = self.folder / "steerable.safetensors"
+        save_file(tensors, path)
+        evariste.load_weights(network, path)
+        x = torch.randn(3, 2, 4, 4)
+
+        def kernel(weight, basis, fields):  # by the sum of its definition
+            rows = []
+            for u in range(len(weight)):
+                columns = []
+                for f in range(fields):
+                    own = weight[u, f * len(basis):(f + 1) * len(basis)]
+                    columns.append(sum(w * b for w, b in zip(own, basis)))
+                rows.append(torch.cat(columns, 1))
+            return torch.cat(rows)
+
+        first = torch.cat([kernel(tensors["0.weight_0"], tensors["0.basis_0_0"], 2),
+                           kernel(tensors["0.weight_1"], tensors["0.basis_1_0"], 2)])
+        bias = torch.cat([tensors["0.bias_0"].repeat_interleave(4), torch.zeros(2)])
+        y = torch.nn.functional.conv2d(x, first, bias, padding=1)
+        second = torch.cat([kernel(tensors["1.weight"][:, :14], tensors["1.basis_0_0"], 2),
+                            kernel(tensors["1.weight"][:, 14:], tensors["1.basis_0_1"], 1)], 1)
+        y = torch.nn.functional.conv2d(y, second, stride=2).relu()
+        y = y.unflatten(1, (3, 4)).amax(2).flatten(1)
+        torch.testing.assert_close(network(x), y, rtol=1e-4, atol=1e-4)
+        copy = self.folder / "copy.toml"
+        evariste.save_network(network, (2, 4, 4), copy)
+        again = evariste.load_weights(evariste.load_network(copy), path)
+        torch.testing.assert_close(again(x), network(x))
+
+    def test_fields_that_do_not_fit_are_refused(self):
+        self.refuses("key 'group' is missing", '{ type = "steerable_conv", out = "1 regular" }',
+                     input_shape="[1, 4, 4]")
+        self.refuses("SO\\(2\\) has no fields 'regular'",
+                     '{ type = "steerable_conv", group = "SO(2)", out = "1 regular" }',
+                     input_shape="[1, 4, 4]")
+        self.refuses("fields of C8: 2 regular, but what comes in are fields of C4",
+                     '{ type = "steerable_conv", group = "C4", out = "2 regular" }, { type = '
+                     '"steerable_conv", group = "C8", in = "2 regular", out = "1 regular" }',
+                     input_shape="[1, 9, 9]")
+        self.refuses("has not the 3 channels",
+                     '{ type = "field_pool", group = "C4", in = "1 regular" }',
+                     input_shape="[3, 4, 4]")
+
     def test_both_readers_know_the_same_keys_and_values(self):
         # tests/nn/network_file_test.cpp holds the other reader to the same file.
         with open(ROOT / "tests/nn/network_files.toml", "rb") as file:
@@ -268,6 +322,10 @@ layer = [
             self.assertEqual(keys, set(evariste._TYPES[type_name][0]), type_name)
         for entry in (*shared["keys"].values(), *shared["accepted"]):
             network = evariste.build_network(entry["network"], "net.toml", 10).eval()
+            if any(isinstance(m, evariste.SteerableConv) for m in network.modules()):
+                with self.assertRaisesRegex(NetworkError, "no kernels before load_weights"):
+                    network(torch.zeros(2, *network.input_shape))
+                continue
             self.assertEqual(network(torch.zeros(2, *network.input_shape)).dim(), 2)
         for entry in shared["refused"]:
             with self.subTest(entry), self.assertRaises(NetworkError) as caught:

@@ -1,0 +1,90 @@
+#include "nn/field_type.h"
+
+#include <fmt/ranges.h>
+
+#include <algorithm>
+#include <charconv>
+#include <numeric>
+
+#include "core/error.h"
+
+namespace evariste {
+namespace {
+
+Representation representation_named(const GroupPtr& group, const std::string& name) {
+  if (name == "trivial") return trivial_representation(group);
+  if (name == "regular") {
+    if (group->is_finite()) return regular_representation(group);
+    throw UsageError(
+        fmt::format("{} has infinitely many elements and no regular fields: expected "
+                    "\"<L\", those of its irreps up to a frequency L",
+                    group->name()));
+  }
+  if (name.starts_with('/'))
+    return quotient_representation(group, *make_group(name.substr(1), group->dimension()));
+  if (name.starts_with('<')) {
+    int band = -1;
+    const auto [end, error] = std::from_chars(name.data() + 1, name.data() + name.size(), band);
+    if (error == std::errc() && end == name.data() + name.size() && band >= 0)
+      return spectral_regular_representation(group, band);
+    throw UsageError(fmt::format("fields \"{}\": expected \"<L\" with a number L", name));
+  }
+  return irrep_representation(group, name);
+}
+
+}  // namespace
+
+int64_t FieldType::channels() const {
+  return std::accumulate(kinds.begin(), kinds.end(), int64_t{0},
+                         [](int64_t sum, const Kind& kind) { return sum + kind.channels(); });
+}
+
+int64_t FieldType::fields() const {
+  return std::accumulate(kinds.begin(), kinds.end(), int64_t{0},
+                         [](int64_t sum, const Kind& kind) { return sum + kind.count; });
+}
+
+bool FieldType::is_permutation() const {
+  return std::all_of(kinds.begin(), kinds.end(),
+                     [](const Kind& kind) { return kind.representation.is_permutation(); });
+}
+
+Matrix FieldType::at(const Element& g) const {
+  Matrix out = Matrix::Zero(channels(), channels());
+  Eigen::Index place = 0;
+  for (const auto& kind : kinds) {
+    const auto rho = kind.representation.at(g);
+    for (int64_t f = 0; f < kind.count; ++f, place += rho.rows())
+      out.block(place, place, rho.rows(), rho.rows()) = rho;
+  }
+  return out;
+}
+
+std::string FieldType::text() const {
+  std::vector<std::string> parts;
+  for (const auto& kind : kinds) parts.push_back(fmt::format("{} {}", kind.count, kind.name));
+  return fmt::format("{}: {}", group->name(), fmt::join(parts, ", "));
+}
+
+FieldType FieldType::trivial(const GroupPtr& group, int64_t count) {
+  return {group, {{"trivial", trivial_representation(group), count}}};
+}
+
+FieldType FieldType::parse(const GroupPtr& group, const std::vector<std::string>& fields) {
+  FieldType out{group, {}};
+  for (const auto& text : fields) {
+    const auto space = text.find(' ');
+    int64_t count = 0;
+    const auto* const end = text.data() + std::min(space, text.size());
+    const auto [stop, error] = std::from_chars(text.data(), end, count);
+    if (space == std::string::npos || error != std::errc() || stop != end || count < 1)
+      throw UsageError(fmt::format(
+          "fields: expected a number and a kind, as in \"4 regular\", found \"{}\"", text));
+    const auto name = text.substr(text.find_first_not_of(' ', space));
+    out.kinds.push_back({name, representation_named(group, name), count});
+  }
+  if (out.kinds.empty()) throw UsageError("fields: expected at least one kind, found none");
+  return out;
+}
+
+}  // namespace evariste

@@ -1,0 +1,409 @@
+#include "nn/steerable_convolution.h"
+
+#include <map>
+
+#include "core/error.h"
+#include "groups/kernel_basis.h"
+#include "nn/expanded_convolution.h"
+
+namespace evariste {
+namespace {
+
+/// Basis kernels from fields of one kind.
+struct Source {
+  int64_t fields, first, channels;  // channels of one field
+  Tensor basis;                     // buffer [N, d_b, d_a, k, k]
+};
+
+Tensor as_tensor(const Matrix& rows) {  // row-major copy
+  auto out = torch::empty({rows.rows(), rows.cols()}, torch::kFloat64);
+  Eigen::Map<Eigen::Matrix<double, Eigen::Dynamic, Eigen::Dynamic, Eigen::RowMajor>>(
+      out.data_ptr<double>(), rows.rows(), rows.cols()) = rows;
+  return out;
+}
+
+/// A basis in the type and on the device of the weights, converted once.
+class Converted {
+ public:
+  explicit Converted(Tensor basis) : basis_(std::move(basis)) {}
+  const Tensor& like(const Tensor& weight) const {
+    const bool is_known = known_.defined() && known_.scalar_type() == weight.scalar_type() &&
+                          known_.device() == weight.device() && of_ == basis_.data_ptr() &&
+                          version_ == basis_._version();
+    if (!is_known) {
+      known_ = basis_.detach().to(weight.options().requires_grad(false));
+      of_ = basis_.data_ptr(), version_ = basis_._version();
+    }
+    return known_;
+  }
+
+ private:
+  Tensor basis_;
+  mutable Tensor known_;
+  mutable const void* of_ = nullptr;
+  mutable int64_t version_ = 0;
+};
+
+}  // namespace
+
+/// One kind of output fields: n_b fields of d_b channels.
+class SteerableConv2d::Map : public ExpandedConvBlock {
+ public:
+  Map(const Tensor& weight, const ConvGeometry& geometry, const std::vector<Source>& sources,
+      int64_t inputs)
+      : ExpandedConvBlock(weight, geometry), inputs_(inputs) {
+    for (const auto& source : sources) sources_.push_back({source, Converted(source.basis)});
+    size_ = sources[0].basis.size(1);
+  }
+
+  Tensor to_positions(
+      const Tensor& y) const override {  // [m, n_b d_b, H, W] -> [1, m, d_b H W, n_b]
+    return y.reshape({y.size(0), fields(), size_, -1})
+        .permute({0, 2, 3, 1})
+        .flatten(1, 2)
+        .unsqueeze(0);
+  }
+  Tensor from_positions(const Tensor& y, const Tensor& x) const override {
+    const auto [h, w] = geometry_.output_size(x.size(2), x.size(3));
+    return y[0]
+        .unflatten(1, {size_, -1})
+        .permute({0, 3, 1, 2})
+        .reshape({y.size(1), fields() * size_, h, w});
+  }
+
+  Tensor kernel(const Tensor& matrix) const override {
+    const auto p = geometry_.kernel[0] * geometry_.kernel[1];
+    std::vector<Tensor> columns;
+    int64_t at = 0;
+    for (const auto& [source, converted] : sources_) {
+      const auto basis = converted.like(matrix).flatten(1);  // [N, d_b d_a P]
+      const auto count = source.fields * basis.size(0);
+      columns.push_back(matrix[0]
+                            .narrow(1, at, count)
+                            .reshape({fields() * source.fields, basis.size(0)})
+                            .mm(basis)
+                            .view({fields(), source.fields, size_, source.channels, p})
+                            .permute({0, 2, 1, 3, 4})
+                            .reshape({fields() * size_, source.fields * source.channels, p}));
+      at += count;
+    }
+    const auto all = columns.size() == 1 ? columns[0] : torch::cat(columns, 1);
+    return all.view({fields() * size_, inputs_, geometry_.kernel[0], geometry_.kernel[1]});
+  }
+
+ protected:
+  std::vector<int64_t> kernel_sizes() const override {
+    return {fields() * size_, inputs_, geometry_.kernel[0], geometry_.kernel[1]};
+  }
+
+  Tensor pull_back(const Tensor& kernel) const override {
+    const auto all = kernel.reshape({fields(), size_, inputs_, -1});
+    std::vector<Tensor> columns;
+    for (const auto& [source, converted] : sources_) {
+      const auto basis = converted.like(kernel).flatten(1);
+      columns.push_back(all.narrow(2, source.first, source.fields * source.channels)
+                            .unflatten(2, {source.fields, source.channels})
+                            .permute({0, 2, 1, 3, 4})
+                            .reshape({fields() * source.fields, basis.size(1)})
+                            .mm(basis.t())
+                            .view({1, fields(), source.fields * basis.size(0)}));
+    }
+    return torch::cat(columns, 2);
+  }
+
+  Tensor features(const Tensor& patches) const override {  // [1, n, T, C P] -> [1, n, d_b T, J]
+    std::vector<Tensor> components;
+    for (int64_t o = 0; o < size_; ++o) components.push_back(by_basis(patches[0], o));
+    return torch::cat(components, 1).unsqueeze(0);
+  }
+
+  Tensor feature_gram(const Tensor& gram) const override {  // [1, C P, C P] -> [1, J, J]
+    Tensor sum;
+    for (int64_t o = 0; o < size_; ++o) {
+      const auto half = by_basis(gram[0], o);   // [C P, J]
+      const auto part = by_basis(half.t(), o);  // [J, J]
+      sum = sum.defined() ? sum + part : part;
+    }
+    return sum.unsqueeze(0);
+  }
+
+ private:
+  struct Kept {
+    Source source;
+    Converted basis;
+  };
+  int64_t fields() const { return weight_.size(0); }
+
+  /// Rows [.., C P] -> [.., J]: what the kernels' component o makes of a patch.
+  Tensor by_basis(const Tensor& rows, int64_t o) const {
+    const auto p = geometry_.kernel[0] * geometry_.kernel[1];
+    std::vector<Tensor> columns;
+    for (const auto& [source, converted] : sources_) {
+      const auto each = source.channels * p;
+      const auto basis = converted.like(rows).select(1, o).flatten(1);  // [N, d_a P]
+      columns.push_back(rows.narrow(-1, source.first * p, source.fields * each)
+                            .unflatten(-1, {source.fields, each})
+                            .matmul(basis.t())
+                            .flatten(-2));
+    }
+    return columns.size() == 1 ? columns[0] : torch::cat(columns, -1);
+  }
+
+  std::vector<Kept> sources_;
+  int64_t inputs_, size_ = 1;
+};
+
+/// Of every field one number for each trivial irrep: y[u, o] = sum_t T[o, t] w[u, t]. Where T is
+/// one column of equal entries that is the same number in every channel of a field, and components
+/// are positions as those of the weight are. Otherwise outputs are (u, t), and T has orthonormal
+/// columns.
+class SteerableConv2d::Bias : public BiasBlock {
+ public:
+  /// basis: T [d_b, q], undefined for the column of ones.
+  Bias(const Tensor& vector, int64_t fields, int64_t size, const Tensor& basis)
+      : BiasBlock(vector, {1, fields * size, 1, 1}, Axis::kFirst),
+        fields_(fields),
+        size_(size),
+        basis_(basis) {
+    is_everywhere = !basis.defined();
+  }
+
+  Tensor to_positions(const Tensor& y) const override {
+    const auto each = y.reshape({y.size(0), fields_, size_, -1});
+    if (is_everywhere)  // [1, m, d_b H W, n_b]
+      return each.permute({0, 2, 3, 1}).flatten(1, 2).unsqueeze(0);
+    return each.permute({0, 3, 1, 2})
+        .matmul(basis_.like(y))
+        .flatten(2)
+        .unsqueeze(0);  // [1, m, H W, .]
+  }
+  Tensor from_positions(const Tensor& y, const Tensor& x) const override {
+    if (!is_everywhere) return embedded(y[0]).transpose(1, 2).flatten(1);
+    if (y.size(2) == 1) return BiasBlock::from_positions(y, x);  // one for all
+    return y[0].unflatten(1, {size_, -1}).permute({0, 3, 1, 2}).flatten(1);
+  }
+  Tensor apply(const Tensor& matrix, const Tensor& x) const override {
+    return BiasBlock::apply(embedded(matrix.reshape({1, -1})), x);
+  }
+
+ private:
+  Tensor embedded(const Tensor& outputs) const {  // [.., n_b q] -> [.., n_b d_b]
+    if (is_everywhere) return outputs.repeat_interleave(size_, -1);
+    return outputs.unflatten(-1, {fields_, -1}).matmul(basis_.like(outputs).t()).flatten(-2);
+  }
+
+  int64_t fields_, size_;
+  Converted basis_;
+};
+
+namespace {
+
+/// Rows of variance one: those into an irrep of rho_out share its variance, equally by kinds of
+/// input irreps and then by kernels. `all` counts, of an output irrep's place, the kernels from
+/// every kind of input irrep, fields included.
+using Counts = std::map<int, std::map<std::string, double>>;
+
+void count_kernels(const KernelBasis& basis, const Representation& in, int64_t fields,
+                   Counts& all) {
+  for (size_t n = 0; n < basis.inputs.size(); ++n)
+    all[basis.outputs[n]][in.irreps()[static_cast<size_t>(basis.inputs[n])].name] +=
+        static_cast<double>(fields);
+}
+
+/// Columns of Q that belong to trivial irreps: [d, q].
+Matrix trivial_columns(const Representation& rho) {
+  std::vector<int> columns;
+  for (size_t i = 0; i < rho.irreps().size(); ++i)
+    if (rho.irreps()[i].is_trivial) columns.push_back(rho.offset(i));
+  return rho.basis()(Eigen::all, columns);
+}
+
+bool is_one_of_equal_entries(const Matrix& columns) {
+  return columns.cols() == 1 && (columns.array() - columns(0, 0)).abs().maxCoeff() < 1e-9;
+}
+
+}  // namespace
+
+SteerableConv2d::SteerableConv2d(const FieldType& in, const FieldType& out, const Options& options)
+    : in_(in), out_(out) {
+  geometry_.kernel = {options.kernel, options.kernel};
+  geometry_.stride = {options.stride, options.stride};
+  geometry_.padding = {options.padding, options.padding};
+  geometry_.dilation = {options.dilation, options.dilation};
+  geometry_.circular = options.circular;
+  const auto size = static_cast<int>(options.kernel), dilation = static_cast<int>(options.dilation);
+  const auto rings = default_rings(size, 2, dilation);
+  int64_t channel = 0;
+  for (size_t b = 0; b < out.kinds.size(); ++b) {
+    const auto& kind = out.kinds[b];
+    std::vector<KernelBasis> bases;
+    Counts counts;
+    int64_t inputs = 0;
+    for (const auto& from : in.kinds) {
+      bases.push_back(
+          kernel_basis(from.representation, kind.representation, size, rings, dilation));
+      count_kernels(bases.back(), from.representation, from.count, counts);
+      inputs += from.count * bases.back().size();
+    }
+    if (inputs == 0)
+      throw UsageError(fmt::format("no kernel of size {} leads from {} to {} fields", size,
+                                   in.text(), kind.name));
+    std::vector<Source> sources;
+    int64_t first = 0;
+    for (size_t a = 0; a < in.kinds.size(); ++a) {
+      const auto& from = in.kinds[a];
+      auto& basis = bases[a];
+      for (Eigen::Index n = 0; n < basis.values.rows(); ++n) {
+        const auto row = static_cast<size_t>(n);
+        const auto& into = counts.at(basis.outputs[row]);
+        const auto& irrep = from.representation.irreps()[static_cast<size_t>(basis.inputs[row])];
+        basis.values.row(n) *= std::sqrt(static_cast<double>(inputs) /
+                                         (static_cast<double>(into.size()) * into.at(irrep.name)));
+      }
+      auto kernels = as_tensor(basis.values)
+                         .view({basis.size(), kind.representation.size(),
+                                from.representation.size(), size, size});
+      if (basis.size() > 0)  // without any, these channels are not looked at
+        kernels = register_buffer(out.kinds.size() == 1 && in.kinds.size() == 1
+                                      ? std::string("basis")
+                                      : fmt::format("basis_{}_{}", b, a),
+                                  kernels);
+      sources.push_back({from.count, first, from.representation.size(), kernels});
+      first += from.channels();
+    }
+    const auto suffix = out.kinds.size() == 1 ? std::string() : fmt::format("_{}", b);
+    const double bound = 1 / std::sqrt(static_cast<double>(inputs));
+    Part part;
+    part.map = std::make_unique<Map>(
+        register_parameter("weight" + suffix,
+                           torch::empty({kind.count, inputs}).uniform_(-bound, bound)),
+        geometry_, sources, in.channels());
+    const auto trivial = trivial_columns(kind.representation);
+    if (options.bias && trivial.cols() > 0) {
+      part.bias = std::make_unique<Bias>(
+          register_parameter("bias" + suffix, torch::zeros({kind.count * trivial.cols()})),
+          kind.count, kind.representation.size(),
+          is_one_of_equal_entries(trivial)
+              ? Tensor()
+              : register_buffer("bias_basis" + suffix, as_tensor(trivial)));
+      part.map->bias = part.bias.get();
+    }
+    part.first = channel, part.channels = kind.channels();
+    channel += part.channels;
+    parts_.push_back(std::move(part));
+  }
+}
+
+SteerableConv2d::~SteerableConv2d() = default;
+
+Tensor SteerableConv2d::kernel() const {
+  std::vector<Tensor> rows;
+  for (const auto& part : parts_) rows.push_back(part.map->kernel(part.map->value()));
+  return rows.size() == 1 ? rows[0] : torch::cat(rows);
+}
+
+std::pair<Tensor, Tensor> SteerableConv2d::plain() const {
+  std::vector<Tensor> biases;
+  bool has_bias = false;
+  for (const auto& part : parts_) {
+    biases.push_back(part.bias ? part.bias->apply(part.bias->value(), {}).flatten()
+                               : torch::zeros({part.channels}, part.map->weight().options()));
+    has_bias = has_bias || part.bias;
+  }
+  return {kernel(), has_bias ? torch::cat(biases) : Tensor()};
+}
+
+Tensor SteerableConv2d::forward(const Tensor& x, Tape* tape) const {
+  if (tape) tape->x = x;
+  const auto [w, b] = plain();
+  const auto y = ConvBlock(w, geometry_).apply(w.flatten(1).unsqueeze(0), x);
+  return b.defined() ? y + b.view({1, -1, 1, 1}) : y;
+}
+
+Tensor SteerableConv2d::backward(const Tensor& g, const Tape& tape, const Sink& sink,
+                                 bool needs_input) const {
+  for (const auto& part : parts_) {
+    const auto own = parts_.size() == 1 ? g : g.narrow(2, part.first, part.channels);
+    sink(*part.map, tape.x, own);
+    if (part.bias) sink(*part.bias, tape.x, own);
+  }
+  if (!needs_input) return Tensor();
+  return unfold(ConvBlock(kernel(), geometry_).backward_data(fold(g), tape.x), g.size(0));
+}
+
+Tensor SteerableConv2d::jvp(const Tensor& dx, const Tape& tape, const Tangents& tangents) const {
+  Tensor dy;
+  if (dx.defined()) {
+    const auto w = kernel();
+    dy = unfold(ConvBlock(w, geometry_).apply(w.flatten(1).unsqueeze(0), fold(dx)), dx.size(0));
+  }
+  for (const auto& part : parts_) {
+    auto own = tangents(*part.map, tape.x);
+    if (part.bias)
+      if (const auto db = tangents(*part.bias, tape.x); db.defined()) {
+        if (!own.defined()) {
+          const auto [h, w] = geometry_.output_size(tape.x.size(2), tape.x.size(3));
+          own = torch::zeros({db.size(0), tape.x.size(0), part.channels, h, w}, tape.x.options());
+        }
+        own = add_tangent(own, db);
+      }
+    if (!own.defined()) continue;
+    if (!dy.defined()) {
+      auto shape = own.sizes().vec();
+      shape[2] = out_.channels();
+      dy = torch::zeros(shape, own.options());
+    }
+    dy = parts_.size() == 1
+             ? dy + own
+             : dy + torch::constant_pad_nd(own, {0, 0, 0, 0, part.first,
+                                                 out_.channels() - part.first - part.channels});
+  }
+  return dy;
+}
+
+void SteerableConv2d::before_polyphase(int64_t stride) {
+  for (const auto& part : parts_) part.map->phase_stride = stride;
+}
+
+void SteerableConv2d::visit_blocks(const std::function<void(Block&)>& visit) {
+  for (const auto& part : parts_) {
+    visit(*part.map);
+    if (part.bias) visit(*part.bias);
+  }
+}
+
+FieldPool::FieldPool(const FieldType& fields) : channels_(fields.channels()) {
+  for (const auto& kind : fields.kinds) kinds_.emplace_back(kind.count, kind.representation.size());
+}
+
+Tensor FieldPool::forward(const Tensor& x, Tape* tape) const {
+  std::vector<Tensor> values, winners;
+  int64_t first = 0;
+  for (const auto& [fields, size] : kinds_) {
+    const auto [y, winner] = x.narrow(1, first, fields * size).unflatten(1, {fields, size}).max(2);
+    const auto start = torch::arange(first, first + fields * size, size, winner.options());
+    std::vector<int64_t> shape(static_cast<size_t>(y.dim()), 1);
+    shape[1] = fields;
+    values.push_back(y), winners.push_back(winner + start.view(shape));
+    first += fields * size;
+  }
+  if (tape) tape->x = x, tape->aux = torch::cat(winners, 1);
+  return torch::cat(values, 1);
+}
+
+Tensor FieldPool::jvp(const Tensor& dx, const Tape& tape, const Tangents&) const {
+  if (!dx.defined()) return dx;
+  auto shape = tape.aux.sizes().vec();
+  shape.insert(shape.begin(), dx.size(0));
+  return dx.gather(2, tape.aux.unsqueeze(0).expand(shape));
+}
+
+Tensor FieldPool::transpose(const Tensor& g, const Tape& tape) const {
+  std::vector<int64_t> folds(static_cast<size_t>(g.dim()), 1);
+  folds[0] = g.size(0) / tape.aux.size(0);
+  auto shape = g.sizes().vec();
+  shape[1] = channels_;
+  return torch::zeros(shape, g.options()).scatter_(1, tape.aux.repeat(folds), g);
+}
+
+}  // namespace evariste

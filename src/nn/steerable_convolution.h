@@ -1,0 +1,83 @@
+// Steerable convolutions: kernels that a group of the plane keeps (Weiler & Cesa 2019, arXiv
+// 1911.08251), so that turning the input turns the output, field by field.
+//
+// Between fields of representations rho_a (d_a channels) and rho_b the kernel is sum_n w_n B_n with
+// the basis B of groups/kernel_basis.h. For n_b fields of kind b,
+//
+//     y[u, o, t] = sum_j W_b[u, j] phi[o, t, j],   phi[o, t, (a, f, n)] = (B_ab,n * x_af)[o, t],
+//
+// one weight for every field u, input field f and basis kernel n, shared over the d_b components o
+// of a field and over pixels t. So every kind of output has one Block, of positions (o, t).
+#pragma once
+
+#include "nn/convolution.h"
+#include "nn/field_type.h"
+#include "nn/pointwise.h"
+
+namespace evariste {
+
+/// Parameters weight [n_b, J_b] and bias [n_b trivial irreps of b] (weight_b, bias_b, b = 0, 1 ...,
+/// where the output has several kinds); buffers basis (basis_b_a) [N, d_b, d_a, k, k], float64,
+/// with rows scaled so that weights of variance 1/J give every output irrep the variance of its
+/// input
+/// ("generalised He": Weiler & Cesa 2019, section 2.7, one weight for every copy).
+class SteerableConv2d : public Layer {
+ public:
+  struct Options {
+    int64_t kernel = 3;  ///< odd
+    int64_t stride = 1;
+    int64_t padding = 0;
+    int64_t dilation = 1;
+    bool circular = false;
+    bool bias = true;  ///< on the trivial irreps of the output: no other would commute
+  };
+  /// Throws UsageError where no kernel leads to a kind of output field.
+  SteerableConv2d(const FieldType& in, const FieldType& out, const Options& options);
+  ~SteerableConv2d() override;
+
+  const FieldType& in() const { return in_; }
+  const FieldType& out() const { return out_; }
+  const ConvGeometry& geometry() const { return geometry_; }
+  /// Of the plain convolution that this one is: [C_out, C_in, k, k] and [C_out] (undefined
+  /// without).
+  std::pair<Tensor, Tensor> plain() const;
+
+  Tensor forward(const Tensor& x, Tape* tape) const override;
+  Tensor backward(const Tensor& g, const Tape& tape, const Sink& sink,
+                  bool needs_input) const override;
+  Tensor jvp(const Tensor& dx, const Tape& tape, const Tangents& tangents) const override;
+  void before_polyphase(int64_t stride) override;
+  void visit_blocks(const std::function<void(Block&)>& visit) override;
+
+ private:
+  class Map;
+  class Bias;
+  struct Part {  // one kind of output
+    std::unique_ptr<Map> map;
+    std::unique_ptr<Bias> bias;
+    int64_t first, channels;
+  };
+  Tensor kernel() const;
+
+  FieldType in_, out_;
+  ConvGeometry geometry_;
+  std::vector<Part> parts_;
+};
+
+/// Of every field one channel: its largest (fields of permutations), [n, C, ...] -> [n, fields,
+/// ...]; ties go to the first.
+class FieldPool : public Gather {
+ public:
+  explicit FieldPool(const FieldType& fields);
+  Tensor forward(const Tensor& x, Tape* tape) const override;
+  Tensor jvp(const Tensor& dx, const Tape& tape, const Tangents& tangents) const override;
+
+ protected:
+  Tensor transpose(const Tensor& g, const Tape& tape) const override;
+
+ private:
+  std::vector<std::pair<int64_t, int64_t>> kinds_;  // fields, channels of each
+  int64_t channels_;
+};
+
+}  // namespace evariste
