@@ -102,8 +102,9 @@ class Run:
             return self.config["title"]
         sums = [layer for layer in self.config["network"]["layer"] if layer.get("type") == "sum"]
         paths = [path[0] if isinstance(path, list) else path for path in sums[0]["of"]] if sums else []
-        kept = self.config.get("pathways") or [path["type"] for path in paths]
-        names = [PATHWAY_TITLES.get(p["type"], p["type"]) for p in paths if p["type"] in kept]
+        kinds = [path.get("isotypic", path["type"]) for path in paths]  # as the tables call them
+        kept = self.config.get("pathways") or kinds
+        names = [PATHWAY_TITLES.get(kind, kind) for kind in kinds if kind in kept]
         return "+".join(reversed(names)) or "network"
 
     @property

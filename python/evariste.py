@@ -701,7 +701,7 @@ def _fields_in(k, shape, where):
 
 
 @_layer("steerable_conv", group=None, **{"in": None}, out=FIELDS, kernel=3, stride=1, padding=0,
-        padding_mode="zeros", dilation=1, bias=True)
+        padding_mode="zeros", dilation=1, isotypic=None, bias=True)
 def _steerable_conv(k, shape, where):
     _expect_rank(shape, 3, where)
     group, of_input, in_fields = _fields_in(k, shape, where)
@@ -713,7 +713,7 @@ def _steerable_conv(k, shape, where):
     _expect(min(sides) >= 1, where, "kernel", k["kernel"], "a kernel that fits into the input")
     module = SteerableConv(in_fields, out_fields, **geometry, stride=k["stride"],
                            dilation=k["dilation"], bias=k["bias"], group=group,
-                           **{"in": of_input, "out": of_output})
+                           **{"in": of_input, "out": of_output, "isotypic": k["isotypic"]})
     channels = sum(n * size for n, size in out_fields)
     return module, _with_fields((channels, *sides), group, of_output)
 

@@ -79,7 +79,13 @@ auto first_layer(Node& path) {
   return list ? (list->empty() ? nullptr : (*list)[0].as_table()) : path.as_table();
 }
 
-/// "" of what is no layer.
+/// What the tables and `pathways` call a pathway that begins with this layer: its irrep where it
+/// takes a part of a group's kernels, else its type; "" of what is no layer.
+std::string kind_of(const toml::table* layer) {
+  if (!layer) return {};
+  return (*layer)["isotypic"].value_or((*layer)["type"].value_or(std::string()));
+}
+
 std::string type_of(const toml::table* layer) {
   return layer ? (*layer)["type"].value_or(std::string()) : std::string();
 }
@@ -92,7 +98,7 @@ void add_types(const toml::table& sum, std::vector<std::string>& types) {
     if (const auto* inner = inner_sum(path))
       add_types(*inner, types);
     else
-      types.push_back(type_of(first_layer(path)));
+      types.push_back(kind_of(first_layer(path)));
   }
 }
 
@@ -102,9 +108,9 @@ bool keep_of(toml::table& sum, const std::vector<std::string>& types) {
   if (auto* paths = sum["of"].as_array())
     for (auto& path : *paths) {
       auto* inner = inner_sum(path);
-      const bool stays = inner ? keep_of(*inner, types)
-                               : std::find(types.begin(), types.end(),
-                                           type_of(first_layer(path))) != types.end();
+      const bool stays =
+          inner ? keep_of(*inner, types)
+                : std::find(types.begin(), types.end(), kind_of(first_layer(path))) != types.end();
       if (stays) path.visit([&](const auto& p) { kept.push_back(p); });
     }
   const bool any = !kept.empty();

@@ -71,11 +71,15 @@ struct LayerwiseConfig {
     field("control_seeds", control_seeds, "how many of them run the controls too");
     field("tasks", tasks,
           "digit: the label ignores the position; quadrant: it needs it; or the data set upright, "
-          "rotated (by up to 180 degrees), half-rotated (90), translated, scaled");
+          "rotated (by up to 180 degrees), half-rotated (90), turned (by quarter turns), turn (the "
+          "label "
+          "is digit and turn), translated, scaled");
     field("controls", controls,
           "trainings beside the evidence's: map, conv, fc, unit, sgd, map-unit, or a [variant.*]");
-    field("pathways", pathways,
-          "types of pathways that every sum of the network keeps; empty: all");
+    field(
+        "pathways", pathways,
+        "types of pathways (of steerable ones irreps) that every sum of the network keeps; empty: "
+        "all");
     field("report", report, "make figure.png and report.html with the notebook at the end");
     field("data", data, "the images");
     field("train", train, "the training");
@@ -119,8 +123,8 @@ void expect_valid(const LayerwiseConfig& config);
 toml::table keep_pathways(const toml::table& network, const std::vector<std::string>& types);
 /// The network with the number of labels in place of the width "classes": a file of its own.
 toml::table with_classes(const toml::table& network, int64_t classes);
-/// A pathway of a sum as a network file writes it, a layer or a list of them: the sum that it begins
-/// with, whose pathways stand for it; null where it begins with another layer.
+/// A pathway of a sum as a network file writes it, a layer or a list of them: the sum that it
+/// begins with, whose pathways stand for it; null where it begins with another layer.
 toml::table* inner_sum(toml::node& path);
 const toml::table* inner_sum(const toml::node& path);
 /// Types of the pathways of the first sum, in order.

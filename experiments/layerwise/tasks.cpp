@@ -38,6 +38,14 @@ const std::vector<Task>& tasks() {
        [](const Dataset& raw, const Stream& stream) { return rotated(raw, 180, stream); }},
       {"half-rotated", 10,
        [](const Dataset& raw, const Stream& stream) { return rotated(raw, 90, stream); }},
+      {"turned", 10,
+       [](const Dataset& raw, const Stream& stream) {
+         return quarter_turned(raw, TurnLabel::None, stream);
+       }},
+      {"turn", 40,
+       [](const Dataset& raw, const Stream& stream) {
+         return quarter_turned(raw, TurnLabel::Added, stream);
+       }},
       {"translated", 10,
        [](const Dataset& raw, const Stream& stream) { return translated(raw, stream); }},
       {"scaled", 10,

@@ -8,7 +8,8 @@
 
 namespace evariste {
 
-/// "digit", "quadrant", "upright", "rotated", "half-rotated", "translated", "scaled".
+/// "digit", "quadrant", "upright", "rotated", "half-rotated", "turned", "turn", "translated",
+/// "scaled".
 std::vector<std::string> task_names();
 /// "digit-MNIST", or "rotated fashion-mnist".
 std::string task_title(const std::string& task, const std::string& set);

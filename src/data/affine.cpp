@@ -105,6 +105,32 @@ Dataset rotated(const Dataset& dataset, double max_degrees, const Stream& stream
   return result;
 }
 
+Dataset quarter_turned(const Dataset& dataset, TurnLabel label, const Stream& stream) {
+  expect_images(dataset.x, torch::kUInt8, "quarter_turned");
+  if (dataset.x.size(2) != dataset.x.size(3))
+    throw UsageError(fmt::format("quarter_turned: expected square images, found {} x {}",
+                                 dataset.x.size(2), dataset.x.size(3)));
+  const auto index = sample_index(dataset).contiguous();
+  const auto draws = stream.split("quarter turns");
+  auto turns = torch::empty({dataset.size()}, torch::kInt64);
+  for (int64_t i = 0; i < dataset.size(); ++i) {
+    const auto sample = static_cast<uint64_t>(index.data_ptr<int64_t>()[i]);
+    turns.data_ptr<int64_t>()[i] = static_cast<int64_t>(Draws(draws.split(sample)).below(4));
+  }
+  auto result = dataset;
+  result.name = fmt::format("{}({})", label == TurnLabel::Added ? "turn" : "turned", dataset.name);
+  result.x = dataset.x.clone();
+  for (int64_t k = 1; k < 4; ++k) {
+    const auto rows = (turns == k).nonzero().squeeze(1);
+    result.x.index_copy_(0, rows, dataset.x.index_select(0, rows).rot90(k, {2, 3}));
+  }
+  if (label == TurnLabel::Added) {
+    result.y = dataset.y + dataset.classes * turns;
+    result.classes = 4 * dataset.classes;
+  }
+  return result;
+}
+
 torch::Tensor translate(const torch::Tensor& x, const torch::Tensor& offsets) {
   expect_images(x, torch::kUInt8, "translate");
   expect_per_sample(offsets, x, torch::kFloat32, {2}, "translate: offsets");

@@ -47,6 +47,10 @@ enum class DrawScheme { PerSample, Reference };
 ///   x [N, C, H, W] uint8, angles_radians [N] float32 -> [N, C, H, W] uint8
 torch::Tensor rotate(const torch::Tensor& x, const torch::Tensor& angles_radians);
 
+/// What the label of a turned image says.
+enum class TurnLabel { None, Added };  ///< the class, or class + classes times the quarter turns
+/// Each image turned once by a multiple of 90 degrees, equally likely, counter-clockwise, exactly.
+Dataset quarter_turned(const Dataset& dataset, TurnLabel label, const Stream& stream);
 /// Each image rotated once by an angle uniform on +-max_degrees (90 and 180 in the experiments).
 Dataset rotated(const Dataset& dataset, double max_degrees, const Stream& stream,
                 DrawScheme scheme = DrawScheme::PerSample);

@@ -368,6 +368,7 @@ Made make_steerable_conv(Request& r) {
   options.circular = geometry.circular;
   options.stride = r.table.integer("stride", 1);
   options.dilation = r.table.integer("dilation", 1);
+  options.isotypic = r.table.text("isotypic", in.group->irreps(0)[0].name);
   options.bias = r.table.boolean("bias", true);
   return in_place(r, [&]() -> Made {
     const auto out = FieldType::parse(in.group, words);

@@ -218,6 +218,21 @@ Matrix trivial_columns(const Representation& rho) {
   return rho.basis()(Eigen::all, columns);
 }
 
+/// The rows of one irrep.
+KernelBasis part_of(KernelBasis basis, const Irrep& irrep) {
+  KernelBasis out;
+  out.values.resize(0, basis.values.cols());
+  for (const auto& part : basis.parts) {
+    if (part.irrep.name != irrep.name) continue;
+    const auto begin = part.offset, end = part.offset + part.count();
+    out.values = basis.values.middleRows(begin, part.count());
+    out.inputs.assign(basis.inputs.begin() + begin, basis.inputs.begin() + end);
+    out.outputs.assign(basis.outputs.begin() + begin, basis.outputs.begin() + end);
+    out.parts = {{part.irrep, 0, part.copies}};
+  }
+  return out;
+}
+
 bool is_one_of_equal_entries(const Matrix& columns) {
   return columns.cols() == 1 && (columns.array() - columns(0, 0)).abs().maxCoeff() < 1e-9;
 }
@@ -231,6 +246,9 @@ SteerableConv2d::SteerableConv2d(const FieldType& in, const FieldType& out, cons
   geometry_.padding = {options.padding, options.padding};
   geometry_.dilation = {options.dilation, options.dilation};
   geometry_.circular = options.circular;
+  const auto psi =
+      options.isotypic.empty() ? in.group->irreps(0)[0] : in.group->irrep(options.isotypic);
+  const bool is_strict = psi.is_trivial;
   const auto size = static_cast<int>(options.kernel), dilation = static_cast<int>(options.dilation);
   const auto rings = default_rings(size, 2, dilation);
   int64_t channel = 0;
@@ -240,13 +258,15 @@ SteerableConv2d::SteerableConv2d(const FieldType& in, const FieldType& out, cons
     Counts counts;
     int64_t inputs = 0;
     for (const auto& from : in.kinds) {
-      bases.push_back(
-          kernel_basis(from.representation, kind.representation, size, rings, dilation));
+      bases.push_back(part_of(kernel_basis(from.representation, kind.representation, size, rings,
+                                           dilation, is_strict ? kEquivariant : psi.frequency),
+                              psi));
       count_kernels(bases.back(), from.representation, from.count, counts);
       inputs += from.count * bases.back().size();
     }
     if (inputs == 0)
-      throw UsageError(fmt::format("no kernel of size {} leads from {} to {} fields", size,
+      throw UsageError(fmt::format("no kernel of size {}{} leads from {} to {} fields", size,
+                                   is_strict ? "" : fmt::format(" and irrep {}", psi.name),
                                    in.text(), kind.name));
     std::vector<Source> sources;
     int64_t first = 0;
@@ -279,7 +299,7 @@ SteerableConv2d::SteerableConv2d(const FieldType& in, const FieldType& out, cons
                            torch::empty({kind.count, inputs}).uniform_(-bound, bound)),
         geometry_, sources, in.channels());
     const auto trivial = trivial_columns(kind.representation);
-    if (options.bias && trivial.cols() > 0) {
+    if (options.bias && is_strict && trivial.cols() > 0) {
       part.bias = std::make_unique<Bias>(
           register_parameter("bias" + suffix, torch::zeros({kind.count * trivial.cols()})),
           kind.count, kind.representation.size(),

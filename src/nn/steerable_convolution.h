@@ -30,6 +30,11 @@ class SteerableConv2d : public Layer {
     int64_t dilation = 1;
     bool circular = false;
     bool bias = true;  ///< on the trivial irreps of the output: no other would commute
+    /// Which kernels, by the irrep that the group turns them by: the trivial one for those that it
+    /// keeps (""), or another one, a pathway out of equivariance. All of them in a Sum are the
+    /// convolution with any kernel; how far a layer is equivariant is then a matter of their
+    /// priors.
+    std::string isotypic = {};
   };
   /// Throws UsageError where no kernel leads to a kind of output field.
   SteerableConv2d(const FieldType& in, const FieldType& out, const Options& options);

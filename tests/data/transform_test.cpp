@@ -156,6 +156,28 @@ TEST_CASE("a sample is turned and moved alike in any order and company", "[data]
   CHECK(rotated(set, 180, stream).name == "rotated(random, 180)");
 }
 
+TEST_CASE("images turned by quarters carry the turn in their label where it is asked for",
+          "[data][affine]") {
+  const auto set = random_set(80, 3);
+  const auto plain = quarter_turned(set, TurnLabel::None, Stream(5)),
+             labelled = quarter_turned(set, TurnLabel::Added, Stream(5));
+  CHECK(torch::equal(plain.x, labelled.x));
+  CHECK(torch::equal(plain.y, set.y));
+  CHECK(plain.classes == set.classes);
+  CHECK(labelled.classes == 4 * set.classes);
+  const auto turns = (labelled.y - set.y).div(set.classes, "trunc");
+  std::vector<int> count(4, 0);
+  for (int64_t i = 0; i < set.size(); ++i) {
+    const auto k = turns[i].item<int64_t>();
+    CHECK(torch::equal(plain.x[i], set.x[i].rot90(k, {1, 2})));
+    ++count[static_cast<size_t>(k)];
+  }
+  for (const int c : count) CHECK(c > 8);  // of 80, 20 expected
+  const auto rows = torch::tensor({7, 3, 60}, torch::kInt64);
+  CHECK(torch::equal(quarter_turned(subset(set, rows), TurnLabel::None, Stream(5)).x,
+                     subset(plain, rows).x));
+}
+
 TEST_CASE("the reference angles and offsets are torch's draws", "[data][affine]") {
   // torch 2.11: torch.manual_seed(1); torch.rand(5), torch.rand(5); then seed 0 for test.
   const auto first = torch::tensor(

@@ -76,6 +76,13 @@ const std::vector<LayerExample>& layer_examples() {
       {"steerable_conv", "dilation, no bias, a quotient", "[1, 6, 5]",
        "{ type = 'steerable_conv', group = 'D2', out = '2 /C2', dilation = 2, bias = false }, "
        "{ type = 'tanh' }"},
+      {"steerable_conv", "every part of the kernels as a pathway", "[1, 4, 4]",
+       "{ type = 'steerable_conv', group = 'C4', out = '1 regular' }, { type = 'tanh' }, { type = "
+       "'sum', "
+       "of = [{ type = 'steerable_conv', out = '2 trivial', padding = 1 }, { type = "
+       "'steerable_conv', "
+       "out = '2 trivial', padding = 1, isotypic = '(2)' }, { type = 'steerable_conv', out = '2 "
+       "trivial', padding = 1, isotypic = '(1)' }] }, { type = 'tanh' }"},
       {"field_pool", "of fields of two sizes", "[1, 4, 3]",
        "{ type = 'steerable_conv', group = 'D1', out = ['2 regular', '1 trivial'] }, "
        "{ type = 'field_pool' }, { type = 'tanh' }"},

@@ -141,6 +141,34 @@ TEST_CASE("fresh weights give every output irrep the variance of the input", "[n
   }
 }
 
+TEST_CASE("the parts of the kernels of a finite group are all kernels of their rings",
+          "[nn][steerable]") {
+  torch::NoGradGuard no_grad;
+  for (const char* name : {"C4", "D4", "C3"}) {
+    const auto group = make_group(name);
+    const auto regular = FieldType::parse(group, {"1 regular"});
+    int64_t weights = 0;
+    std::vector<Tensor> kernels;
+    for (const auto& irrep : group->irreps(group->largest_band())) {
+      SteerableConv2d::Options options;
+      options.isotypic = irrep.name;
+      SteerableConv2d layer(regular, regular, options);
+      layer.to(torch::kFloat64);
+      auto weight = layer.named_parameters()["weight"];
+      CHECK(layer.named_parameters().contains("bias") == irrep.is_trivial);
+      for (int64_t j = 0; j < weight.numel(); ++j) {
+        weight.zero_();
+        weight[0][j] = 1;
+        kernels.push_back(layer.plain().first.flatten().clone());
+      }
+      weights += weight.numel();
+    }
+    CAPTURE(name);
+    CHECK(weights == group->order() * group->order() * 6);  // six scalar kernels of size 3
+    CHECK(at::linalg_matrix_rank(torch::stack(kernels)).item<int64_t>() == weights);
+  }
+}
+
 TEST_CASE("the largest of a field is invariant under its permutations", "[nn][steerable]") {
   torch::NoGradGuard no_grad;
   const auto group = make_group("D4");
@@ -212,6 +240,11 @@ TEST_CASE("steerable layers say what does not commute with their fields", "[nn][
         "odd size, found 2");
   wrong("{ type = 'steerable_conv', group = 'SO(2)', out = '1 regular' }", "\"<L\"");
   wrong("{ type = 'steerable_conv', group = 'C4', out = 'regular' }", "\"4 regular\"");
+  wrong(regular + "{ type = 'steerable_conv', out = '1 regular', isotypic = '(1,0)' }",
+        "irrep of C4: expected one of (0) (1) (2)");
+  wrong(
+      "{ type = 'steerable_conv', group = 'C4', out = '1 trivial', isotypic = '(1)', kernel = 1 }",
+      "no kernel of size 1 and irrep (1) leads");
   wrong("{ type = 'steerable_conv', group = 'C4', out = '1 (5)' }", "(0) (1) (2)");
   wrong("{ type = 'steerable_conv', group = 'O(2)', out = '1 (1,0)' }",
         "no kernel of size 3 leads");
