@@ -24,7 +24,8 @@ import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-__all__ = ["AnchorMap", "Bias", "FC", "FactoredFC", "FieldPool", "GlobalAvgPool", "GroupConv", "GroupLift",
+__all__ = ["AnchorMap", "Bias", "FC", "FactoredFC", "FieldPool", "FieldTransform", "Fourier",
+           "GlobalAvgPool", "GroupConv", "GroupLift",
            "GroupPool", "Network", "NetworkError", "Polyphase", "Repeat", "Residual", "Scale",
            "SparseConv", "SparseFC", "SteerableConv", "Sum", "build_network", "load_network", "load_weights",
            "named_tensors", "open_run", "save_network", "save_weights"]
@@ -347,6 +348,46 @@ class SteerableConv(nn.Module):
                         dilation=self.dilation)
 
 
+class FieldTransform(nn.Module):
+    """A fixed linear map of each field, [B, fields d, ...] -> [B, fields e, ...]: basis_k [e, d] of each
+    kind, from the weights' file."""
+
+    def __init__(self, fields):
+        super().__init__()
+        self.fields = fields  # [number of each kind]
+
+    def take_shapes(self, tensors):
+        for name, tensor in tensors.items():
+            if name.startswith("basis_") and not hasattr(self, name):
+                self.register_buffer(name, torch.zeros(tensor.shape, dtype=torch.float64))
+
+    def forward(self, x):
+        if not self._buffers:
+            raise NetworkError("a fourier layer has no kernels before load_weights: they are in the "
+                               "weights' file")
+        bases = [getattr(self, f"basis_{k}").to(x) for k in range(len(self.fields))]
+        parts = x.split([n * b.shape[1] for n, b in zip(self.fields, bases)], 1)
+        return torch.cat([torch.einsum("bfd...,ed->bfe...", part.unflatten(1, (n, -1)), b).flatten(1, 2)
+                          for n, part, b in zip(self.fields, parts, bases)], 1)
+
+
+class Fourier(nn.Module):
+    """y = A^+ h(A x): the function on a group whose coefficients a field holds, h of it at elements of
+    the group, and coefficients again. Children: A, h, A^+."""
+
+    def __init__(self, fields, activation, **keys):
+        super().__init__()
+        self.keys = {**keys, "activation": activation}
+        self.add_module("0", FieldTransform(fields))
+        self.add_module("1", _ACTIVATIONS[activation]())
+        self.add_module("2", FieldTransform(fields))
+
+    def forward(self, x):
+        for layer in self.children():
+            x = layer(x)
+        return x
+
+
 class FieldPool(nn.Module):
     """The largest channel of every field, [B, C, ...] -> [B, fields, ...]."""
 
@@ -406,7 +447,7 @@ REQUIRED = object()
 FIELDS = object()  # required: "NUMBER KIND" or a list of such
 _LARGEST = 2**31  # a size beyond it is a slip of the pen
 _MOST = 2**30  # numbers in one weight, or in one sample between two layers
-_MAKE_FIELDS = {"steerable_conv", "field_pool", "residual", "repeat", "sum"}
+_MAKE_FIELDS = {"steerable_conv", "fourier", "field_pool", "residual", "repeat", "sum"}
 _KEEP_FIELDS = {"avgpool", "maxpool", "global_avgpool", "scale", "bias", "polyphase", "dropout", "relu",
                 "tanh", "sigmoid", "silu", "gelu", "elu", "softplus"}  # the C++ reader refuses the rest
 _TYPES = {}  # type -> (keys with their defaults, builder (keys, shape, where) -> (module, shape))
@@ -716,6 +757,30 @@ def _steerable_conv(k, shape, where):
                            **{"in": of_input, "out": of_output, "isotypic": k["isotypic"]})
     channels = sum(n * size for n, size in out_fields)
     return module, _with_fields((channels, *sides), group, of_output)
+
+
+_ACTIVATIONS = {"relu": nn.ReLU, "tanh": nn.Tanh, "sigmoid": nn.Sigmoid, "silu": nn.SiLU,
+                "gelu": nn.GELU, "elu": nn.ELU, "softplus": nn.Softplus}
+
+
+@_layer("fourier", group=None, **{"in": None}, activation="relu", samples=0)
+def _fourier(k, shape, where):
+    group, words, fields = _fields_in(k, shape, where)
+    if k["activation"] not in _ACTIVATIONS:
+        raise NetworkError(f"{where}: activation = {k['activation']!r}"
+                           f"{_nearest(k['activation'], _ACTIVATIONS)}")
+    for word in words:
+        band = re.search(r"<(\d+)$", word)
+        if not band and not word.endswith(" trivial"):
+            raise NetworkError(f"{where}: {word} fields are no functions on {group} by their "
+                               'coefficients: expected "<L" or trivial')
+        least = 2 * int(band[1]) + 1 if band else 1
+        if 0 < _count(k["samples"], where, "samples", 0) < least:
+            raise NetworkError(f"{where}: samples = {k['samples']}; expected at least {least} for "
+                               f"{word} fields")
+    module = Fourier([n for n, _ in fields], k["activation"], group=group, samples=k["samples"],
+                     **{"in": words})
+    return module, _with_fields(shape, group, words)
 
 
 @_layer("field_pool", group=None, **{"in": None})
@@ -1086,6 +1151,8 @@ def _table(module):
                 "stride": module.stride, "padding": module.padding,
                 "padding_mode": module.padding_mode, "dilation": module.dilation,
                 "bias": module.has_bias}
+    if kind is Fourier:
+        return {"type": "fourier", **module.keys}
     if kind is FieldPool:
         return {"type": "field_pool", **module.keys}
     if kind is Polyphase:
@@ -1197,7 +1264,7 @@ def load_weights(module, path):
 
 def _copy(module, tensors, path, match_type=False):
     for prefix, layer in _named_layers(module):
-        if isinstance(layer, SteerableConv):
+        if isinstance(layer, (FieldTransform, SteerableConv)):
             layer.take_shapes({name.removeprefix(prefix): tensor for name, tensor in tensors.items()
                                if name.startswith(prefix)})
     targets = dict(named_tensors(module))

@@ -9,6 +9,7 @@
 #include "nn/anchors.h"
 #include "nn/convolution.h"
 #include "nn/factored.h"
+#include "nn/field_activation.h"
 #include "nn/group_convolution.h"
 #include "nn/layer_table.h"
 #include "nn/linear.h"
@@ -356,6 +357,14 @@ FieldType fields_in(Request& r) {
   });
 }
 
+/// Those without keys of their own, relu first.
+std::vector<std::string> fourier_kinds() {
+  std::vector<std::string> out = {"relu"};
+  for (const auto& kind : Activation::kinds())
+    if (kind != "relu") out.push_back(kind);
+  return out;
+}
+
 Made make_steerable_conv(Request& r) {
   expect_image(r);
   const auto in = fields_in(r);
@@ -382,6 +391,15 @@ Made make_steerable_conv(Request& r) {
     r.made = out;
     return layer;
   });
+}
+
+Made make_fourier(Request& r) {
+  const auto in = fields_in(r);
+  const auto kind = r.table.choice("activation", fourier_kinds());
+  const auto samples = r.table.integer("samples", 0, 0);
+  r.made = in;
+  return in_place(r,
+                  [&]() -> Made { return std::make_shared<FourierActivation>(in, kind, samples); });
 }
 
 Made make_field_pool(Request& r) {
@@ -552,6 +570,7 @@ const std::map<std::string, Builder>& builders() {
         {"group_conv", make_group_conv},
         {"group_pool", make_group_pool},
         {"steerable_conv", make_steerable_conv},
+        {"fourier", make_fourier},
         {"field_pool", make_field_pool},
         {"polyphase", make_polyphase},
         {"maxpool", make_pool<MaxPool>},

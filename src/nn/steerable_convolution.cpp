@@ -5,6 +5,7 @@
 #include "core/error.h"
 #include "groups/kernel_basis.h"
 #include "nn/expanded_convolution.h"
+#include "nn/field_basis.h"
 
 namespace evariste {
 namespace {
@@ -14,13 +15,6 @@ struct Source {
   int64_t fields, first, channels;  // channels of one field
   Tensor basis;                     // buffer [N, d_b, d_a, k, k]
 };
-
-Tensor as_tensor(const Matrix& rows) {  // row-major copy
-  auto out = torch::empty({rows.rows(), rows.cols()}, torch::kFloat64);
-  Eigen::Map<Eigen::Matrix<double, Eigen::Dynamic, Eigen::Dynamic, Eigen::RowMajor>>(
-      out.data_ptr<double>(), rows.rows(), rows.cols()) = rows;
-  return out;
-}
 
 /// A basis in the type and on the device of the weights, converted once.
 class Converted {

@@ -83,6 +83,13 @@ const std::vector<LayerExample>& layer_examples() {
        "'steerable_conv', "
        "out = '2 trivial', padding = 1, isotypic = '(2)' }, { type = 'steerable_conv', out = '2 "
        "trivial', padding = 1, isotypic = '(1)' }] }, { type = 'tanh' }"},
+      {"fourier", "of rotations", "[1, 4, 4]",
+       "{ type = 'steerable_conv', group = 'SO(2)', out = ['1 <2', '1 trivial'], padding = 1 }, "
+       "{ type = 'fourier' }, { type = 'avgpool', kernel = 2 }"},
+      {"fourier", "of reflections too, smooth", "[1, 3, 3]",
+       "{ type = 'steerable_conv', group = 'O(2)', out = '1 <1', padding = 1 }, { type = "
+       "'fourier', "
+       "activation = 'tanh', samples = 4 }"},
       {"field_pool", "of fields of two sizes", "[1, 4, 3]",
        "{ type = 'steerable_conv', group = 'D1', out = ['2 regular', '1 trivial'] }, "
        "{ type = 'field_pool' }, { type = 'tanh' }"},

@@ -5,19 +5,15 @@
 #include "core/error.h"
 #include "groups/grid_action.h"
 #include "groups/kernel_basis.h"
+#include "groups/planar.h"
+#include "nn/field_activation.h"
+#include "nn/field_basis.h"
 #include "tests/catch.h"
 #include "tests/nn/layer_examples.h"
 
 using namespace evariste;
 
 namespace {
-
-Tensor as_tensor(const Matrix& m) {
-  auto out = torch::empty({m.rows(), m.cols()}, torch::kFloat64);
-  for (Eigen::Index i = 0; i < m.rows(); ++i)
-    for (Eigen::Index j = 0; j < m.cols(); ++j) out[i][j] = m(i, j);
-  return out;
-}
 
 /// g acting on images [n, C, S, S] of fields: pixels and channels.
 Tensor acted(const Tensor& x, const FieldType& fields, const Element& g) {
@@ -205,6 +201,38 @@ TEST_CASE("a network of steerable layers is invariant where its last fields are"
   }
 }
 
+TEST_CASE("a Fourier activation commutes with its grid, and with all turns the better the finer",
+          "[nn][steerable]") {
+  torch::NoGradGuard no_grad;
+  for (const char* name : {"SO(2)", "O(2)"}) {
+    const auto group = make_group(name);
+    const auto fields = FieldType::parse(group, {"2 <2", "1 trivial"});
+    const auto x = random_tensor({50, fields.channels()}, 3);
+    const auto error = [&](int64_t samples, const Element& g) {
+      const FourierActivation activation(fields, "relu", samples);
+      const auto matrix = as_tensor(fields.at(g));
+      const auto y = activation.forward(x, nullptr), moved = x.matmul(matrix.t());
+      return (activation.forward(moved, nullptr) - y.matmul(matrix.t())).norm().item<double>() /
+             y.norm().item<double>();
+    };
+    const auto& planar = dynamic_cast<const PlanarGroup&>(*group);
+    for (int i = 0; i < 12; ++i) {
+      const auto g =
+          planar.element(2 * std::acos(-1.0) * i / 12, planar.has_reflections() && i % 2);
+      CHECK(error(0, g) < 1e-12);  // twelve by default
+    }
+    const auto between = planar.element(0.1);
+    CAPTURE(name);
+    CHECK(error(6, between) > 0.03);
+    CHECK(error(24, between) < 0.25 * error(6, between));
+    // At the values a relu acts pointwise: a positive function stays what it is.
+    auto positive = torch::zeros({1, fields.channels()}, torch::kFloat64);
+    positive[0][0] = 1;
+    positive[0][1] = 0.3;
+    CHECK(torch::allclose(FourierActivation(fields, "relu").forward(positive, nullptr), positive));
+  }
+}
+
 TEST_CASE("parameters of steerable convolutions are counted by the kernels", "[nn][steerable]") {
   const auto network = network_of(
       "input = [1, 29, 29]\nlayer = [{ type = 'steerable_conv', group = 'C8', out = '4 regular', "
@@ -228,6 +256,13 @@ TEST_CASE("steerable layers say what does not commute with their fields", "[nn][
   wrong(vectors + "{ type = 'relu' }", "relu does not commute with SO(2): 2 trivial, 1 (1)");
   wrong(vectors + "{ type = 'maxpool', kernel = 2 }", "maxpool does not commute");
   wrong(vectors + "{ type = 'field_pool' }", "not made of permutations");
+  wrong(vectors + "{ type = 'fourier' }", "(1) fields are no functions on SO(2)");
+  wrong("{ type = 'fourier', group = 'SO(2)', in = '1 <0', samples = 0, activation = 'gel' }",
+        "did you mean \"gelu\"");
+  wrong(
+      "{ type = 'steerable_conv', group = 'SO(2)', out = '1 <2' }, { type = 'fourier', samples = 4 "
+      "}",
+      "at least 5 for <2 fields, found 4");
   wrong(regular + "{ type = 'batchnorm' }", "a weight for every channel");
   wrong("{ type = 'field_pool' }", "key \"group\" is missing");
   wrong("{ type = 'steerable_conv', group = 'C4', in = '1 (1)', out = '1 regular' }",

@@ -298,6 +298,26 @@ layer = [
         again = evariste.load_weights(evariste.load_network(copy), path)
         torch.testing.assert_close(again(x), network(x))
 
+    def test_a_fourier_layer_acts_on_values_of_functions(self):
+        network = self.layers('{ type = "fourier", group = "SO(2)", in = ["2 <1", "1 trivial"], '
+                              'samples = 4 }, { type = "flatten" }', input_shape="[7, 2, 2]")
+        there = torch.tensor([[1, math.sqrt(2) * math.cos(t), math.sqrt(2) * math.sin(t)]
+                              for t in (0, math.pi / 2, math.pi, 3 * math.pi / 2)])
+        tensors = {"0.0.basis_0": there, "0.0.basis_1": torch.ones(1, 1),
+                   "0.2.basis_0": there.t().contiguous() / 4, "0.2.basis_1": torch.ones(1, 1)}
+        path = self.folder / "fourier.safetensors"
+        save_file(tensors, path)
+        evariste.load_weights(network, path)
+        x = torch.randn(5, 7, 2, 2)
+        expected = [((x[:, 3 * f:3 * f + 3].movedim(1, -1) @ there.t()).relu() @ there / 4).movedim(-1, 1)
+                    for f in range(2)]
+        expected = torch.cat([*expected, x[:, 6:].relu()], 1).flatten(1)
+        torch.testing.assert_close(network(x), expected)
+        self.refuses("no functions on C4", '{ type = "fourier", group = "C4", in = "1 (1)" }',
+                     input_shape="[2, 3, 3]")
+        self.refuses("at least 5", '{ type = "fourier", group = "SO(2)", in = "1 <2", samples = 3 }',
+                     input_shape="[5, 3, 3]")
+
     def test_fields_that_do_not_fit_are_refused(self):
         self.refuses("key 'group' is missing", '{ type = "steerable_conv", out = "1 regular" }',
                      input_shape="[1, 4, 4]")
@@ -322,7 +342,7 @@ layer = [
             self.assertEqual(keys, set(evariste._TYPES[type_name][0]), type_name)
         for entry in (*shared["keys"].values(), *shared["accepted"]):
             network = evariste.build_network(entry["network"], "net.toml", 10).eval()
-            if any(isinstance(m, evariste.SteerableConv) for m in network.modules()):
+            if any(hasattr(m, "take_shapes") for m in network.modules()):
                 with self.assertRaisesRegex(NetworkError, "no kernels before load_weights"):
                     network(torch.zeros(2, *network.input_shape))
                 continue
