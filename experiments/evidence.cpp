@@ -32,6 +32,20 @@ int run(int argc, char** argv) {
   const auto processes = line.dry_run ? nullptr : join_processes();
   const bool is_first = !processes || processes->rank() == 0;  // the one that speaks
   auto problem = load_problem(options, device);
+  if (!options.equivariance.empty()) {
+    if (!is_first) return 0;
+    const auto group = make_group(options.equivariance, 2);
+    const auto x = problem.train.x.narrow(0, 0, std::min(options.batch, problem.train.count()));
+    if (x.dim() != 4)
+      throw UsageError(fmt::format("--equivariance: expected images [N, C, S, S] in {}, found {}",
+                                   options.data, shape_text(x.sizes())));
+    const auto errors = equivariance_errors(*problem.network, load_layer_fields(options.network),
+                                            FieldType::trivial(group, x.size(1)), x,
+                                            elements_to_test(*group, options.rotations));
+    fmt::print("{}\n", line.json ? equivariance_json(group->name(), errors)
+                                 : equivariance_table(group->name(), errors));
+    return 0;
+  }
   if (processes && !loads) problem.train = share_of(problem.train, *processes);
   auto posterior = loads ? restore_stored(stored, options, problem) : Posterior();
   auto plan = loads ? plan_loaded(options, problem, stored.posterior.curvature)

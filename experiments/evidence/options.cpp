@@ -86,6 +86,7 @@ void expect_values(const EvidenceOptions& o) {
   expect_at_least(flag_name("bound_draws"), o.bound_draws, 0);
   expect_at_least(flag_name("grid_points"), o.grid_points, 2);
   expect_at_least(flag_name("samples"), o.samples, 0);
+  expect_at_least(flag_name("rotations"), o.rotations, 2);
   expect_positive(flag_name("grid_low"), o.grid_low);
   expect_positive(flag_name("grid_high"), o.grid_high);
   if (!(o.budget >= 0) || !std::isfinite(o.budget))
@@ -122,6 +123,8 @@ void expect_meaning(const EvidenceRequest& request) {
   if (o.samples == 0 && !o.samples_out.empty()) without("--samples-out", "--samples");
   if (o.samples == 0 && !o.predictive_out.empty()) without("--predictive-out", "--samples");
   if (!o.predictive_out.empty() && o.test.empty()) without("--predictive-out", "--test");
+  if (o.rotations != defaults.rotations && o.equivariance.empty())
+    without("--rotations", "--equivariance");
 }
 
 /// --fit and what it looks at.
@@ -178,6 +181,7 @@ void expect_loadable(const EvidenceRequest& request) {
   for (const auto& [key, is_given] :
        {std::pair("polish", o.polish != 0), std::pair("bound", o.bound != "none"),
         std::pair("repeat", o.repeat != 1), std::pair("budget", o.budget != 0),
+        std::pair("equivariance", !o.equivariance.empty()),
         std::pair("checks", given.count("checks") > 0 && o.checks == "on")})
     if (is_given)
       throw UsageError(fmt::format("{}: --load has no data to do it with, fit with --data instead",

@@ -51,6 +51,8 @@ struct EvidenceOptions {
   int64_t bound_samples = 100, bound_draws = 0;
   int64_t samples = 0;
   std::string samples_out, predictive_out;
+  std::string equivariance;
+  int64_t rotations = 16;
 
   template <class Visitor>
   void visit(Visitor&& field) {
@@ -123,6 +125,11 @@ struct EvidenceOptions {
     field("samples_out", samples_out, "safetensors of weights, [samples, ...] by parameter");
     field("predictive_out", predictive_out,
           "safetensors of the test set's outputs [samples, N, C], and their probabilities");
+    field(
+        "equivariance", equivariance,
+        "no evidence: how far each layer is from commuting with a group, C4, D8, SO(2) ..., on the "
+        "first --batch images of --data");
+    field("rotations", rotations, "of an infinite group, for --equivariance");
   }
 };
 

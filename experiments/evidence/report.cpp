@@ -1,6 +1,9 @@
 #include "experiments/evidence/report.h"
 
 #include <nlohmann/json.hpp>
+#include <numbers>
+
+#include "groups/planar.h"
 
 namespace evariste {
 namespace {
@@ -196,6 +199,46 @@ std::string plan_text(EvidenceOptions options, const EvidencePlan& plan) {
     text += fmt::format("# {:<10} {:10.3g} MB", stage.name, 1e-6 * stage.bytes);
     if (stage.flops > 0) text += fmt::format(" {:10.3g} GFLOP", 1e-9 * stage.flops);
     text += "\n";
+  }
+  return text;
+}
+
+std::string equivariance_json(const std::string& group, const EquivarianceErrors& errors) {
+  const PlanarGroup whole(0, true);
+  auto elements = Json::array(), layers = Json::array();
+  for (const auto& g : errors.elements) {
+    const auto [angle, reflects] = whole.angle_of(g);
+    elements.push_back({{"degrees", angle * 180 / std::numbers::pi}, {"reflects", reflects}});
+  }
+  const auto error = rows_json(errors.error), floor = rows_json(errors.floor);
+  for (size_t i = 0; i < errors.layers.size(); ++i)
+    layers.push_back({{"name", errors.layers[i]}, {"error", error[i]}, {"floor", floor[i]}});
+  return Json{{"equivariance", {{"group", group}, {"elements", elements}, {"layers", layers}}}}
+      .dump();
+}
+
+std::string equivariance_table(const std::string& group, const EquivarianceErrors& errors) {
+  const PlanarGroup whole(0, true);
+  auto text = fmt::format(
+      "Equivariance to {}: ||f(h x) - h f(x)|| / ||f(x)|| of the layers up to each, and the same "
+      "for\n"
+      "images turned by h and back (floor: what the grid alone costs). Degrees, m with a "
+      "mirror.\n\n"
+      "  {:<8} {:>10} {:>10} {:>16} {:>12}\n",
+      group, "layer", "mean", "largest", "at", "floor there");
+  for (size_t i = 0; i < errors.layers.size(); ++i) {
+    const auto row = errors.error[static_cast<int64_t>(i)];
+    const auto known = row.isnan().logical_not();
+    if (!known.any().item<bool>()) {
+      text += fmt::format("  {:<8} {:>10}\n", errors.layers[i], "-");
+      continue;
+    }
+    const auto at = torch::where(known, row, torch::full_like(row, -1)).argmax().item<int64_t>();
+    const auto [angle, reflects] = whole.angle_of(errors.elements[static_cast<size_t>(at)]);
+    text += fmt::format("  {:<8} {:>10.2e} {:>10.2e} {:>15.1f}{} {:>12.2e}\n", errors.layers[i],
+                        row.masked_select(known).mean().item<double>(), row[at].item<double>(),
+                        angle * 180 / std::numbers::pi, reflects ? "m" : " ",
+                        errors.floor[static_cast<int64_t>(i)][at].item<double>());
   }
   return text;
 }

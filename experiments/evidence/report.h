@@ -2,6 +2,7 @@
 #pragma once
 
 #include "experiments/evidence/measure.h"
+#include "nn/equivariance.h"
 
 namespace evariste {
 
@@ -11,6 +12,10 @@ std::string evidence_json(const EvidenceOptions& options, const EvidenceResult& 
 
 std::string evidence_table(const EvidenceOptions& options, const EvidenceResult& result,
                            const EvidencePlan& plan);
+
+/// Of --equivariance.
+std::string equivariance_json(const std::string& group, const EquivarianceErrors& errors);
+std::string equivariance_table(const std::string& group, const EquivarianceErrors& errors);
 
 /// Of --dry-run: every option with its value, the plan.
 std::string plan_json(EvidenceOptions options, const EvidencePlan& plan);

@@ -8,6 +8,7 @@
 #include "nn/affine.h"
 #include "nn/anchors.h"
 #include "nn/convolution.h"
+#include "nn/equivariance.h"
 #include "nn/factored.h"
 #include "nn/field_activation.h"
 #include "nn/group_convolution.h"
@@ -117,10 +118,14 @@ Made build_layer(const toml::node& node, const std::string& place, int64_t class
   return layer;
 }
 
+/// What is behind each layer goes to `after`, where that is given.
 void build_sequence(Sequential& sequence, const toml::array& list, const std::string& place,
-                    int64_t classes, Signal& signal) {
-  for (size_t i = 0; i < list.size(); ++i)
+                    int64_t classes, Signal& signal,
+                    std::vector<std::optional<FieldType>>* after = nullptr) {
+  for (size_t i = 0; i < list.size(); ++i) {
     sequence.append(build_layer(list[i], fmt::format("{}[{}]", place, i), classes, signal));
+    if (after) after->push_back(signal.fields);
+  }
 }
 
 void expect_image(const Request& r) {
@@ -644,8 +649,14 @@ std::vector<std::string> layer_types() {
   return names;
 }
 
-std::shared_ptr<Network> build_network(const toml::table& table, std::string_view file,
-                                       int64_t classes) {
+namespace {
+
+struct Built {
+  std::shared_ptr<Network> network;
+  std::vector<std::optional<FieldType>> fields;  // behind each layer
+};
+
+Built build(const toml::table& table, std::string_view file, int64_t classes) {
   LayerTable reader(table, std::string(file));
   const auto& sizes = reader.list("input");
   if (sizes.empty() || sizes.size() > 3)
@@ -660,7 +671,9 @@ std::shared_ptr<Network> build_network(const toml::table& table, std::string_vie
   expect_size(reader, "input", shape);
   auto network = std::make_shared<Network>(shape);
   Signal signal{shape, {}};
-  build_sequence(*network, reader.layers("layer"), fmt::format("{}: layer", file), classes, signal);
+  std::vector<std::optional<FieldType>> fields;
+  build_sequence(*network, reader.layers("layer"), fmt::format("{}: layer", file), classes, signal,
+                 &fields);
   shape = signal.shape;
   reader.finish("top-level");
   if (shape.size() != 1)
@@ -671,13 +684,34 @@ std::shared_ptr<Network> build_network(const toml::table& table, std::string_vie
   network->set_outputs(shape[0]);
   network->eval();
   named_blocks(*network);
-  return network;
+  return {network, fields};
+}
+
+Built build(const std::filesystem::path& file, int64_t classes) {
+  const auto table = parse_toml_file(file);
+  const auto* inner = table["network"].as_table();
+  return build(inner ? *inner : table, file.string(), classes);
+}
+
+}  // namespace
+
+std::shared_ptr<Network> build_network(const toml::table& table, std::string_view file,
+                                       int64_t classes) {
+  return build(table, file, classes).network;
+}
+
+std::vector<std::optional<FieldType>> layer_fields(const toml::table& network,
+                                                   std::string_view file, int64_t classes) {
+  return build(network, file, classes).fields;
 }
 
 std::shared_ptr<Network> load_network(const std::filesystem::path& file, int64_t classes) {
-  const auto table = parse_toml_file(file);
-  const auto* inner = table["network"].as_table();
-  return build_network(inner ? *inner : table, file.string(), classes);
+  return build(file, classes).network;
+}
+
+std::vector<std::optional<FieldType>> load_layer_fields(const std::filesystem::path& file,
+                                                        int64_t classes) {
+  return build(file, classes).fields;
 }
 
 }  // namespace evariste

@@ -39,6 +39,38 @@ class Evidence(EvidenceCase):
         self.assertEqual(np.shape(report["test_function_variance"]), (7, 3))
         self.assertEqual(report["n"], 20)
 
+    def test_equivariance_is_measured_layer_by_layer(self):
+        self.convolutional()
+        report = self.evidence("--equivariance", "D4")["equivariance"]
+        self.assertEqual(report["group"], "D4")
+        self.assertEqual([(round(e["degrees"]), e["reflects"]) for e in report["elements"]],
+                         [(90, False), (180, False), (270, False), (0, True), (90, True),
+                          (180, True), (270, True)])
+        self.assertEqual([layer["name"] for layer in report["layers"]], ["0", "1", "2", "3"])
+        for layer in report["layers"]:
+            self.assertEqual(np.shape(layer["error"]), (7,))
+            self.assertTrue(all(e > 0 for e in layer["error"]))
+            self.assertEqual(layer["floor"], [0] * 7)
+        report = self.evidence("--equivariance", "SO(2)", "--rotations", 6)["equivariance"]
+        self.assertEqual([round(e["degrees"]) for e in report["elements"]], [60, 120, 180, 240, 300])
+        self.assertGreater(report["layers"][0]["floor"][0], 0)
+        table = self.start("--equivariance", "C4", json_out=False).stdout
+        self.assertIn("Equivariance to C4", table)
+
+    def test_equivariance_refuses_what_is_no_group_or_no_image(self):
+        self.convolutional()
+        for flags, message in ((("--equivariance", "E4"), "group: expected CN"),
+                               (("--equivariance", "T"), "acts on space"),
+                               (("--rotations", 3), "--rotations has no meaning without"),
+                               (("--equivariance", "C4", "--rotations", 1), "at least 2, found 1")):
+            done = self.start(*flags)
+            self.assertEqual(done.returncode, 2)
+            self.assertIn(message, done.stderr)
+        self.regression(LINEAR, [("0.weight", (1, 4)), ("0.bias", (1,))])
+        done = self.start("--equivariance", "C4", "--likelihood", "regression")
+        self.assertEqual(done.returncode, 2)
+        self.assertIn("expected images [N, C, S, S]", done.stderr)
+
     def test_what_does_not_exist_is_null(self):
         self.convolutional()
         report = self.evidence("--structure", "full", "--checks", "off")
