@@ -2,6 +2,7 @@
 // set of samples is written down.
 #include "tests/catch.h"
 
+#include "groups/fourier.h"
 #include "tests/laplace/brute_force.h"
 
 using namespace evariste;
@@ -131,4 +132,48 @@ TEST_CASE("Monte Carlo curvature approaches the exact one as 1/sqrt(draws)", "[l
     }
     CHECK(errors[0] / errors[1] == Approx(8).epsilon(0.35));
   }
+}
+
+TEST_CASE(
+    "the degree of equivariance: kernels scaled by a density are precisions divided by its square",
+    "[laplace]") {
+  // Part psi = (1) of the kernels of C4 scaled by lambda = int density psi, a rotation times its
+  // modulus r (Veefkind & Cesa 2024, eq. 8): w (lambda^T phi) with precision delta is w' phi, w' =
+  // w lambda^T, with precision delta / r^2.
+  const auto density = GroupDensity(make_group("C4"), 2);
+  Vector theta(4);
+  theta << 0, 0.6, -0.3, 0.4;
+  const auto c4 = make_group("C4");
+  const auto mean = density.expectation(density.at(theta), c4->irrep("(1)"));
+  const auto lambda =
+      torch::tensor({mean(0, 0), mean(0, 1), mean(1, 0), mean(1, 1)}, torch::kFloat64).view({2, 2});
+  const double r = std::sqrt(mean.determinant());
+  const auto network = network_of(
+      "input = [1, 5, 5]\nlayer = [{ type = 'sum', of = [{ type = 'steerable_conv', group = 'C4', "
+      "out = "
+      "'2 regular' }, { type = 'steerable_conv', group = 'C4', out = '2 regular', isotypic = '(1)' "
+      "}] }, "
+      "{ type = 'tanh' }, { type = 'flatten' }, { type = 'linear', out = 3 }]");
+  randomise(*network, 2);
+  const Samples data{random_tensor({40, 1, 5, 5}, 3), random_labels(40, 3, 4)};
+  const auto evidence = [&](Structure structure, double precision) {
+    const auto fit = fit_curvature(*network, Softmax(), data, options_of(structure));
+    std::vector<double> precisions;
+    for (const auto* block : fit.curvature->blocks())
+      precisions.push_back(block->name == "0.1.weight" ? precision : 0.7);
+    return evaluate_evidence(fit, Softmax(), layerwise_priors(*fit.curvature, precisions))
+        .log_evidence;
+  };
+  const Structure structures[] = {Structure::kKron, Structure::kFull, Structure::kBlock};
+  std::vector<double> plain;
+  for (const auto structure : structures) plain.push_back(evidence(structure, 1.3 / (r * r)));
+  torch::NoGradGuard no_grad;
+  auto basis = network->named_buffers()["0.1.basis"];  // [N, d_b, d_a, k, k], N = copies x 2
+  auto weight = network->named_parameters()["0.1.weight"];
+  basis.copy_(
+      torch::einsum("ba,cb...->ca...", {lambda, basis.unflatten(0, {-1, 2})}).flatten(0, 1));
+  // sum_a w_a B_a = sum_a v_a B'_a, B'_a = sum_b lambda_ba B_b: w = v lambda^T.
+  weight.copy_(weight.unflatten(1, {-1, 2}).matmul(at::linalg_inv(lambda).t()).flatten(1));
+  for (size_t s = 0; s < plain.size(); ++s)
+    CHECK(evidence(structures[s], 1.3) == Approx(plain[s]).epsilon(1e-10));
 }
