@@ -192,18 +192,6 @@ class SteerableConv2d::Bias : public BiasBlock {
 
 namespace {
 
-/// Rows of variance one: those into an irrep of rho_out share its variance, equally by kinds of
-/// input irreps and then by kernels. `all` counts, of an output irrep's place, the kernels from
-/// every kind of input irrep, fields included.
-using Counts = std::map<int, std::map<std::string, double>>;
-
-void count_kernels(const KernelBasis& basis, const Representation& in, int64_t fields,
-                   Counts& all) {
-  for (size_t n = 0; n < basis.inputs.size(); ++n)
-    all[basis.outputs[n]][in.irreps()[static_cast<size_t>(basis.inputs[n])].name] +=
-        static_cast<double>(fields);
-}
-
 /// Columns of Q that belong to trivial irreps: [d, q].
 Matrix trivial_columns(const Representation& rho) {
   std::vector<int> columns;
@@ -213,7 +201,7 @@ Matrix trivial_columns(const Representation& rho) {
 }
 
 /// The rows of one irrep.
-KernelBasis part_of(KernelBasis basis, const Irrep& irrep) {
+KernelBasis part_of(const KernelBasis& basis, const Irrep& irrep) {
   KernelBasis out;
   out.values.resize(0, basis.values.cols());
   for (const auto& part : basis.parts) {
@@ -231,6 +219,54 @@ bool is_one_of_equal_entries(const Matrix& columns) {
   return columns.cols() == 1 && (columns.array() - columns(0, 0)).abs().maxCoeff() < 1e-9;
 }
 
+/// The kernels that psi turns, from every kind of input fields to one kind of output fields.
+struct Bases {
+  std::vector<Tensor> of_input;  // [N, d_b, d_a, k, k]
+  int64_t weights = 0;           // of one output field
+};
+
+/// Rows are scaled so that weights of variance 1/J give an irrep of the output the variance of the
+/// input: equal parts from every kind of irrep that leads to it, and within one from every kernel.
+Bases bases_to(const FieldType::Kind& kind, const FieldType& in, const Irrep& psi,
+               const ConvGeometry& geometry) {
+  const auto size = static_cast<int>(geometry.kernel[0]),
+             dilation = static_cast<int>(geometry.dilation[0]);
+  const int band = psi.is_trivial ? kEquivariant : psi.frequency;
+  std::vector<KernelBasis> bases;
+  std::map<int, std::map<std::string, double>> counts;  // to an irrep, from a kind of irreps
+  const auto name_of = [](const FieldType::Kind& from, int input) {
+    return from.representation.irreps()[static_cast<size_t>(input)].name;
+  };
+  Bases out;
+  for (const auto& from : in.kinds) {
+    bases.push_back(part_of(kernel_basis(from.representation, kind.representation, size,
+                                         default_rings(size, 2, dilation), dilation, band),
+                            psi));
+    const auto& basis = bases.back();
+    for (size_t n = 0; n < basis.inputs.size(); ++n)
+      counts[basis.outputs[n]][name_of(from, basis.inputs[n])] += static_cast<double>(from.count);
+    out.weights += from.count * basis.size();
+  }
+  if (out.weights == 0)
+    throw UsageError(fmt::format("no kernel of size {}{} leads from {} to {} fields", size,
+                                 psi.is_trivial ? "" : fmt::format(" and irrep {}", psi.name),
+                                 in.text(), kind.name));
+  for (size_t a = 0; a < in.kinds.size(); ++a) {
+    const auto& from = in.kinds[a];
+    auto& basis = bases[a];
+    for (size_t n = 0; n < basis.inputs.size(); ++n) {
+      const auto& into = counts.at(basis.outputs[n]);
+      const double kernels = into.at(name_of(from, basis.inputs[n]));
+      basis.values.row(static_cast<Eigen::Index>(n)) *= std::sqrt(
+          static_cast<double>(out.weights) / (static_cast<double>(into.size()) * kernels));
+    }
+    out.of_input.push_back(as_tensor(basis.values)
+                               .view({basis.size(), kind.representation.size(),
+                                      from.representation.size(), size, size}));
+  }
+  return out;
+}
+
 }  // namespace
 
 SteerableConv2d::SteerableConv2d(const FieldType& in, const FieldType& out, const Options& options)
@@ -242,58 +278,30 @@ SteerableConv2d::SteerableConv2d(const FieldType& in, const FieldType& out, cons
   geometry_.circular = options.circular;
   const auto psi =
       options.isotypic.empty() ? in.group->irreps(0)[0] : in.group->irrep(options.isotypic);
-  const bool is_strict = psi.is_trivial;
-  const auto size = static_cast<int>(options.kernel), dilation = static_cast<int>(options.dilation);
-  const auto rings = default_rings(size, 2, dilation);
   int64_t channel = 0;
   for (size_t b = 0; b < out.kinds.size(); ++b) {
     const auto& kind = out.kinds[b];
-    std::vector<KernelBasis> bases;
-    Counts counts;
-    int64_t inputs = 0;
-    for (const auto& from : in.kinds) {
-      bases.push_back(part_of(kernel_basis(from.representation, kind.representation, size, rings,
-                                           dilation, is_strict ? kEquivariant : psi.frequency),
-                              psi));
-      count_kernels(bases.back(), from.representation, from.count, counts);
-      inputs += from.count * bases.back().size();
-    }
-    if (inputs == 0)
-      throw UsageError(fmt::format("no kernel of size {}{} leads from {} to {} fields", size,
-                                   is_strict ? "" : fmt::format(" and irrep {}", psi.name),
-                                   in.text(), kind.name));
+    const auto bases = bases_to(kind, in, psi, geometry_);
+    const bool is_single = out.kinds.size() == 1 && in.kinds.size() == 1;
     std::vector<Source> sources;
     int64_t first = 0;
     for (size_t a = 0; a < in.kinds.size(); ++a) {
+      auto kernels = bases.of_input[a];
+      if (kernels.size(0) > 0)  // without any, these channels are not looked at
+        kernels = register_buffer(is_single ? "basis" : fmt::format("basis_{}_{}", b, a), kernels);
       const auto& from = in.kinds[a];
-      auto& basis = bases[a];
-      for (Eigen::Index n = 0; n < basis.values.rows(); ++n) {
-        const auto row = static_cast<size_t>(n);
-        const auto& into = counts.at(basis.outputs[row]);
-        const auto& irrep = from.representation.irreps()[static_cast<size_t>(basis.inputs[row])];
-        basis.values.row(n) *= std::sqrt(static_cast<double>(inputs) /
-                                         (static_cast<double>(into.size()) * into.at(irrep.name)));
-      }
-      auto kernels = as_tensor(basis.values)
-                         .view({basis.size(), kind.representation.size(),
-                                from.representation.size(), size, size});
-      if (basis.size() > 0)  // without any, these channels are not looked at
-        kernels = register_buffer(out.kinds.size() == 1 && in.kinds.size() == 1
-                                      ? std::string("basis")
-                                      : fmt::format("basis_{}_{}", b, a),
-                                  kernels);
       sources.push_back({from.count, first, from.representation.size(), kernels});
       first += from.channels();
     }
     const auto suffix = out.kinds.size() == 1 ? std::string() : fmt::format("_{}", b);
-    const double bound = 1 / std::sqrt(static_cast<double>(inputs));
+    const double bound = 1 / std::sqrt(static_cast<double>(bases.weights));
     Part part;
     part.map = std::make_unique<Map>(
         register_parameter("weight" + suffix,
-                           torch::empty({kind.count, inputs}).uniform_(-bound, bound)),
+                           torch::empty({kind.count, bases.weights}).uniform_(-bound, bound)),
         geometry_, sources, in.channels());
     const auto trivial = trivial_columns(kind.representation);
-    if (options.bias && is_strict && trivial.cols() > 0) {
+    if (options.bias && psi.is_trivial && trivial.cols() > 0) {
       part.bias = std::make_unique<Bias>(
           register_parameter("bias" + suffix, torch::zeros({kind.count * trivial.cols()})),
           kind.count, kind.representation.size(),

@@ -118,6 +118,7 @@ Trainer::Trainer(std::shared_ptr<Network> network, std::shared_ptr<Likelihood> l
     if (config_.optimiser == "adam")
       for (const auto& moment : first_moments_) second_moments_.push_back(moment.clone());
   }
+  start_ = state();
 }
 
 std::vector<std::string> Trainer::block_names() const {
@@ -248,6 +249,7 @@ void Trainer::keep_good_state(double log_likelihood) {
       log_likelihood > std::min(kWorse * best_log_likelihood_ - 0.5 * kSlack, -kSlack)) {
     good_.clear();  // a state holds the good one besides itself: never one inside the other
     good_ = state();
+    start_.clear();
   }
   best_log_likelihood_ = std::max(best_log_likelihood_, log_likelihood);
 }
@@ -431,9 +433,10 @@ bool Trainer::recover(double loss) {
   const auto restarts = restarts_;
   const auto rate = rate_factor_ * 0.5;
   const auto failed = epoch_;
-  const auto good = good_;
+  const bool from_start = good_.empty();
+  const auto good = from_start ? start_ : good_;
   set_state(good);
-  good_ = good;
+  if (!from_start) good_ = good;
   restarts_ = restarts;
   rate_factor_ = rate;
   if (in_kfac) kfac_->raise_damping(4 * std::pow(2.0, static_cast<double>(restarts)));
@@ -444,7 +447,6 @@ bool Trainer::recover(double loss) {
 }
 
 EpochRecord Trainer::run_epoch() {
-  if (good_.empty()) good_ = state();  // the burn-in, too, has a state to go back to
   EpochRecord record;
   for (;;) {
     record = EpochRecord();

@@ -138,6 +138,7 @@ class Trainer {
   bool far_from_mode_ = false;
   std::string failure_;  // of the present epoch, where it said one
   State good_;           // to restart from after a NaN
+  State start_;          // the same before there is one; not saved, a resumed run has it again
   State best_;           // weights, priors and symmetries of the highest evidence, where it is kept
 };
 
