@@ -125,6 +125,15 @@ void expect_meaning(const EvidenceRequest& request) {
   if (!o.predictive_out.empty() && o.test.empty()) without("--predictive-out", "--test");
   if (o.rotations != defaults.rotations && o.equivariance.empty())
     without("--rotations", "--equivariance");
+  if (o.equivariance.empty()) return;
+  for (const auto& [flag, is_given] :
+       {std::pair("--dry-run", line.dry_run), std::pair("--save", !o.save.empty()),
+        std::pair("--samples", o.samples > 0), std::pair("--fit", o.fit != "none"),
+        std::pair("--bound", o.bound != "none"), std::pair("--polish", o.polish > 0),
+        std::pair("--test", !o.test.empty())})
+    if (is_given)
+      throw UsageError(
+          fmt::format("{}: --equivariance makes no evidence, leave one of the two out", flag));
 }
 
 /// --fit and what it looks at.

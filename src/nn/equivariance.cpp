@@ -38,20 +38,13 @@ class Turn {
 
   /// Channels too; nothing where the fields' group does not have the element.
   std::optional<Tensor> act(const Tensor& x, const std::optional<FieldType>& fields) const {
-    if (!fields) return pixels(x);
-    bool stays = true;
-    for (const auto& kind : fields->kinds)
-      stays =
-          stays && kind.representation.size() == 1 && kind.representation.irreps()[0].is_trivial;
-    if (stays) return pixels(x);
+    if (!fields || fields->is_trivial()) return pixels(x);
     if (!fields->group->contains(g_)) return std::nullopt;
     const auto rho = as_tensor(fields->at(g_)).to(x.options());
     const auto moved = pixels(x);
     return rho.matmul(moved.flatten(2 < x.dim() ? 2 : 1).reshape({x.size(0), x.size(1), -1}))
         .view(x.sizes());
   }
-
-  const Element& element() const { return g_; }
 
  private:
   Element g_;

@@ -9,10 +9,6 @@
 namespace evariste {
 namespace {
 
-bool is_trivial(const FieldType::Kind& kind) {
-  return kind.representation.size() == 1 && kind.representation.irreps()[0].is_trivial;
-}
-
 /// L of a field "<L"; throws UsageError for others.
 int band_of(const FieldType::Kind& kind, const GroupPtr& group) {
   int band = 0;
@@ -71,7 +67,7 @@ FourierActivation::FourierActivation(const FieldType& fields, std::string_view k
   std::vector<Tensor> there, back;
   for (const auto& each : fields.kinds) {
     counts.push_back(each.count);
-    if (is_trivial(each)) {
+    if (each.is_trivial()) {
       there.push_back(torch::ones({1, 1}, torch::kFloat64));
       back.push_back(there.back());
       continue;

@@ -49,6 +49,11 @@ bool FieldType::is_permutation() const {
                      [](const Kind& kind) { return kind.representation.is_permutation(); });
 }
 
+bool FieldType::is_trivial() const {
+  return std::all_of(kinds.begin(), kinds.end(),
+                     [](const Kind& kind) { return kind.is_trivial(); });
+}
+
 Matrix FieldType::at(const Element& g) const {
   Matrix out = Matrix::Zero(channels(), channels());
   Eigen::Index place = 0;

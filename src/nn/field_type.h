@@ -11,6 +11,10 @@ struct FieldType {
     Representation representation;
     int64_t count;  ///< of fields; channels of a field lie side by side
     int64_t channels() const { return count * representation.size(); }
+    /// Numbers that do not transform.
+    bool is_trivial() const {
+      return representation.size() == 1 && representation.irreps()[0].is_trivial;
+    }
   };
   GroupPtr group;
   std::vector<Kind> kinds;
@@ -19,6 +23,7 @@ struct FieldType {
   int64_t fields() const;
   /// Every pointwise function commutes with the group.
   bool is_permutation() const;
+  bool is_trivial() const;
   /// rho(g) of all channels, block diagonal.
   Matrix at(const Element& g) const;
   /// "C8: 4 regular, 2 (1)"

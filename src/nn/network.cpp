@@ -86,14 +86,10 @@ void pass_fields(const LayerTable& table, const std::string& type,
                  const std::optional<FieldType>& before, std::optional<FieldType>& after) {
   const auto found = keeps_fields().find(type);
   if (!before || found == keeps_fields().end()) return;
-  const auto is_trivial = [](const FieldType::Kind& kind) {
-    return kind.representation.size() == 1 && kind.representation.irreps()[0].is_trivial;
-  };
   if (found->second == Keeps::kPermutations && !before->is_permutation())
     table.fail(fmt::format("{} does not commute with {}, which is not made of permutations", type,
                            before->text()));
-  if (found->second == Keeps::kTrivial &&
-      !std::all_of(before->kinds.begin(), before->kinds.end(), is_trivial))
+  if (found->second == Keeps::kTrivial && !before->is_trivial())
     table.fail(fmt::format("{} has a weight for every channel and does not commute with {}", type,
                            before->text()));
   after = before;

@@ -61,6 +61,8 @@ class Evidence(EvidenceCase):
         self.convolutional()
         for flags, message in ((("--equivariance", "E4"), "group: expected CN"),
                                (("--equivariance", "T"), "acts on space"),
+                               (("--equivariance", "C4", "--fit", "newton"), "no evidence"),
+                               (("--equivariance", "C4", "--dry-run"), "no evidence"),
                                (("--rotations", 3), "--rotations has no meaning without"),
                                (("--equivariance", "C4", "--rotations", 1), "at least 2, found 1")):
             done = self.start(*flags)
