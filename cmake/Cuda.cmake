@@ -52,8 +52,8 @@ find_path(EVARISTE_CUDA_INCLUDE cuda_runtime_api.h HINTS ${toolkit}/../include
 get_filename_component(cudart_folder ${EVARISTE_CUDART} DIRECTORY)
 set(EVARISTE_CUDA_LIBRARIES ${EVARISTE_TORCH_DIR}/lib/libc10_cuda.so ${EVARISTE_CUDART})
 target_link_libraries(evariste_torch INTERFACE "${EVARISTE_CUDA_LIBRARIES}")
-list(APPEND CMAKE_BUILD_RPATH ${cudart_folder})
-list(APPEND CMAKE_INSTALL_RPATH ${cudart_folder})
+list(APPEND CMAKE_BUILD_RPATH ${cudart_folder} ${PROJECT_BINARY_DIR}/lib)
+list(APPEND CMAKE_INSTALL_RPATH ${cudart_folder} "$ORIGIN/../${CMAKE_INSTALL_LIBDIR}")
 
 # evariste_cuda_objects(variable sources...): the objects nvcc makes of .cu files.
 function(evariste_cuda_objects variable)

@@ -29,16 +29,17 @@ int run(int argc, char** argv) {
   const auto outputs = outputs_of(request);
   const bool loads = !options.load.empty();
   const auto stored = loads ? read_stored(request) : StoredRun();
-  const auto processes = line.dry_run ? nullptr : join_processes();
+  const auto processes = line.dry_run ? nullptr : join_processes(60, device);
   const bool is_first = !processes || processes->rank() == 0;  // the one that speaks
   auto problem = load_problem(options, device);
   if (!options.equivariance.empty()) {
     if (!is_first) return 0;
-    const auto group = make_group(options.equivariance, 2);
     const auto x = problem.train.x.narrow(0, 0, std::min(options.batch, problem.train.count()));
-    if (x.dim() != 4)
-      throw UsageError(fmt::format("--equivariance: expected images [N, C, S, S] in {}, found {}",
-                                   options.data, shape_text(x.sizes())));
+    if (x.dim() != 4 && x.dim() != 5)
+      throw UsageError(
+          fmt::format("--equivariance: expected images [N, C, S, S] or volumes in {}, found {}",
+                      options.data, shape_text(x.sizes())));
+    const auto group = make_group(options.equivariance, static_cast<int>(x.dim()) - 2);
     const auto errors = equivariance_errors(*problem.network, load_layer_fields(options.network),
                                             FieldType::trivial(group, x.size(1)), x,
                                             elements_to_test(*group, options.rotations));

@@ -68,6 +68,12 @@ class Block {
                                                                    const Tensor& x) const;
   /// Multiplications and additions of input_gram, half of a symmetric product counted.
   virtual double input_gram_flops(const Tensor& x) const;
+  /// g [R, n, ...] -> sum_{r,n} (sum_t g phi^T)^2, [Q, O, J] float64, for inputs x, of blocks that
+  /// have a way without phi(x) where x lives; null for the others.
+  virtual std::function<Tensor(const Tensor&)> squared_gradients_of(const Tensor& x) const {
+    (void)x;
+    return nullptr;
+  }
   /// Leaves that phi depends on (a bandwidth, a degree); autograd follows phi and apply to them.
   virtual std::vector<Tensor> hyperparameters() const { return {}; }
   /// True for maps that do not depend on x (biases): backward_data is zero then.

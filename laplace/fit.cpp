@@ -58,15 +58,15 @@ RankedSamples rank_samples(Layer& network, const Likelihood& likelihood, const S
     const auto root = likelihood.ranked_root(network.forward(x));
     parts.push_back(root.square().sum(2).to(torch::kFloat64));  // [R, n]
   }
-  const auto weights = torch::cat(parts, 1);
+  const auto weights = torch::cat(parts, 1).cpu();
   const auto total = data.sum(weights.sum().item<double>());
   const auto allowed =
       options.rank_tolerance * total / static_cast<double>(std::max<int64_t>(1, data.everywhere()));
   const auto tails = weights.flip(0).cumsum(0).flip(0);  // what leaving out columns r... costs
-  const auto ranks = std::get<0>((tails > allowed).sum(0).sort(0, /*descending=*/true)).cpu();
+  const auto ranks = std::get<0>((tails > allowed).sum(0).sort(0, /*descending=*/true));
   const auto order = (tails > allowed).sum(0).argsort(/*stable=*/true, 0, /*descending=*/true);
   RankedSamples out;
-  out.data = data.select(order);
+  out.data = data.select(order.to(data.x.device()));
   const auto* r = ranks.data_ptr<int64_t>();
   out.ranks.assign(r, r + ranks.numel());
   double kept = 0;  // a chunk keeps as many columns as its first sample needs
@@ -146,7 +146,7 @@ std::vector<Tensor> ekfac_spectra(Layer& network, const Likelihood& likelihood, 
               [&](size_t m, const Tensor& x, const Tensor& g, const Part& part) {
                 const auto& f = kron.factors()[m];
                 const auto type = g.scalar_type();
-                if (part.is_first) features[m] = features_of(*blocks[m], x, f.a.basis.to(type));
+                if (part.is_first) features[m] = Features(*blocks[m], x, f.a.basis.to(type));
                 const auto squares =
                     squared_gradients(*blocks[m], features[m], g, f.b.basis.to(type));
                 if (part.is_last) features[m] = {};
@@ -220,11 +220,13 @@ bool selects_positions(const Block& block, const CurvatureOptions& options) {
 PassCut cut_pass(Layer& network, const Samples& data, int64_t batch, int64_t columns,
                  bool together) {
   constexpr int64_t kCacheBytes = 4 << 20, kUseful = 32;
+  constexpr int64_t kDeviceBytes = int64_t{1} << 30;  // a GPU wants much to do at once
   torch::NoGradGuard no_grad;
   Tape tape;
   network.forward(data.inputs(0, 1), &tape);
   const auto column = widest(tape) * static_cast<int64_t>(data.x.element_size());
-  const auto room = std::max<int64_t>(1, kCacheBytes / std::max<int64_t>(column, 1));
+  const auto bytes = data.x.is_cpu() ? kCacheBytes : kDeviceBytes;
+  const auto room = std::max<int64_t>(1, bytes / std::max<int64_t>(column, 1));
   for (auto* block : named_blocks(network))  // which positions count is seen from all columns
     together = together || block->phase_stride > 1;
   if (together) return {std::clamp<int64_t>(room / columns, 1, batch), columns};
@@ -382,7 +384,7 @@ Fit fit_curvature(Layer& network, const Likelihood& likelihood, const Samples& d
             torch::zeros(block->value().sizes(), data.x.options().dtype(torch::kFloat64)));
       fisher_pass(network, likelihood, data, options, index, fit,
                   [&](size_t m, const Tensor& x, const Tensor& g, const Part& part) {
-                    if (part.is_first) features[m] = features_of(*blocks[m], x);
+                    if (part.is_first) features[m] = Features(*blocks[m], x);
                     diagonals[m] += squared_gradients(*blocks[m], features[m], g) * data.weight();
                     if (part.is_last) features[m] = {};
                   });
@@ -483,8 +485,7 @@ std::vector<double> fisher_traces(Layer& network, const Likelihood& likelihood, 
   Fit fit;
   fisher_pass(network, likelihood, data, options, BlockIndex(blocks), fit,
               [&](size_t m, const Tensor& x, const Tensor& g, const Part&) {
-                traces[m] +=
-                    gradient_trace(*blocks[m], features_of(*blocks[m], x), g) * data.weight();
+                traces[m] += gradient_trace(*blocks[m], Features(*blocks[m], x), g) * data.weight();
               });
   auto sums = torch::tensor(traces, torch::kFloat64);
   data.sum({sums});

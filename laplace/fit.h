@@ -149,9 +149,9 @@ struct PassCut {
 };
 
 /// At most `batch` samples, such that the widest cotangent of a backward stays in the cache: beyond
-/// it memory traffic and page faults outweigh the arithmetic of convolutions. Where all columns of
-/// a useful number of samples are too many, a few columns at a time, unless they are needed
-/// `together`.
+/// it memory traffic and page faults outweigh the arithmetic of convolutions; on a GPU in 1 GiB.
+/// Where all columns of a useful number of samples are too many, a few columns at a time, unless
+/// they are needed `together`.
 PassCut cut_pass(Layer& network, const Samples& data, int64_t batch, int64_t columns,
                  bool together = false);
 

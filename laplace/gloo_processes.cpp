@@ -1,4 +1,5 @@
-// Processes over TCP by the wheel's c10d and gloo; without gloo's headers one process only.
+// Processes over TCP by the wheel's c10d and gloo; without gloo's headers one process only. Where
+// they have GPUs, tensors there go another way (cuda/nccl_processes.h).
 #include "laplace/processes.h"
 
 #ifdef EVARISTE_GLOO
@@ -7,12 +8,16 @@
 #include <torch/csrc/distributed/c10d/TCPStore.hpp>
 #endif
 
+#include <dlfcn.h>
+#include <unistd.h>
+
 #include <charconv>
 #include <chrono>
 #include <cstdlib>
 #include <optional>
 
 #include "core/error.h"
+#include "laplace/cuda/nccl_processes.h"
 
 namespace evariste {
 namespace {
@@ -78,16 +83,17 @@ class GlooProcesses : public Processes {
       options.numWorkers = static_cast<size_t>(launch.size);
       options.waitWorkers = false;
       options.timeout = timeout;
-      const auto store = c10::make_intrusive<c10d::TCPStore>(launch.address, options);
+      store_ = c10::make_intrusive<c10d::TCPStore>(launch.address, options);
       // A process that dies closes its connections; one that is busy may take its time.
       const auto gloo = c10d::ProcessGroupGloo::Options::create_default(std::chrono::hours(24));
-      group_ = c10::make_intrusive<c10d::ProcessGroupGloo>(store, static_cast<int>(rank_),
+      group_ = c10::make_intrusive<c10d::ProcessGroupGloo>(store_, static_cast<int>(rank_),
                                                            static_cast<int>(size_), gloo);
     });
   }
 
   int64_t rank() const override { return rank_; }
   int64_t size() const override { return size_; }
+  const c10::intrusive_ptr<c10d::Store>& store() const { return store_; }
 
   void sum(Tensor& tensor) const override {
     guard("do not all answer", [&] {
@@ -123,8 +129,24 @@ class GlooProcesses : public Processes {
   }
 
   int64_t rank_, size_;
+  c10::intrusive_ptr<c10d::Store> store_;
   c10::intrusive_ptr<c10d::ProcessGroupGloo> group_;
 };
+
+/// The same processes with NCCL for what lies on `device`, where all of them can.
+std::unique_ptr<Processes> with_nccl(std::unique_ptr<GlooProcesses> tcp, torch::Device device) {
+  char name[256] = {};
+  gethostname(name, sizeof(name) - 1);
+  const auto host = static_cast<int64_t>(std::hash<std::string>()(name) >> 1);
+  if (!have_own_gpus(*tcp, host, device)) return tcp;
+  // It is linked with torch's CUDA library, which a program on the CPU does without.
+  auto* library = dlopen(kNcclLibrary, RTLD_NOW);
+  auto* symbol = library ? dlsym(library, kNcclFunction) : nullptr;
+  if (sum_over(*tcp, symbol ? 0.0 : 1.0) > 0) return tcp;
+  const auto store = tcp->store();
+  return std::unique_ptr<Processes>(
+      reinterpret_cast<NcclFunction*>(symbol)(tcp.release(), store.get(), device.index()));
+}
 
 #endif
 
@@ -132,13 +154,13 @@ class GlooProcesses : public Processes {
 
 int64_t launched_rank() { return launch_of_environment().rank; }
 
-std::unique_ptr<Processes> join_processes(double timeout_seconds) {
+std::unique_ptr<Processes> join_processes(double timeout_seconds, torch::Device device) {
   const auto launch = launch_of_environment();
   if (launch.size == 1) return nullptr;
 #ifdef EVARISTE_GLOO
-  return std::make_unique<GlooProcesses>(launch, timeout_seconds);
+  return with_nccl(std::make_unique<GlooProcesses>(launch, timeout_seconds), device);
 #else
-  (void)timeout_seconds;
+  (void)timeout_seconds, (void)device;
   throw UsageError(fmt::format(
       "{} processes were started, but this build has no gloo: install libgloo-dev and build again",
       launch.size));

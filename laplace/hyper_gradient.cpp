@@ -391,21 +391,22 @@ std::vector<LogDetCotangent> log_det_cotangents(const Fit& fit, const Likelihood
     const auto& f = kron.factors()[m];
     const double delta = precisions[m].item<double>();
     const double half = 0.5 * kron.scale() * f.correction;
-    const auto inverse = (kron.eigenvalues(m) + delta).reciprocal();  // [Q, k_B, k_A]
-    const auto a = f.a.values.unsqueeze(1), b = f.b.values.unsqueeze(2);
+    const auto &a = f.a.values, &b = f.b.values;
     LogDetCotangent cotangent;
     if (kron.blocks()[m]->is_elementwise()) {  // A is the exact sum, B (x) A its multiple
-      const auto outside = torch::full({f.a.values.size(0)}, half / delta, f.a.values.options());
+      const auto inverse = (kron.eigenvalues(m) + delta).reciprocal();  // [Q, 1, k_A]
+      const auto outside = torch::full({a.size(0)}, half / delta, a.options());
       cotangent.exact = in_basis(f.a, half * inverse.squeeze(1), outside);
       out.push_back(std::move(cotangent));
       continue;
     }
-    cotangent.output = in_basis(f.b, half * (inverse * a).sum(2), half / delta * a.sum({1, 2}));
-    cotangent.input = in_basis(f.a, half * (inverse * b).sum(1), half / delta * b.sum({1, 2}));
+    const auto of = spectral_cotangents(f, kron.scale(), delta);
+    cotangent.output = in_basis(f.b, of.b, half / delta * a.sum(1));
+    cotangent.input = in_basis(f.a, of.a, half / delta * b.sum(1));
     if (std::isfinite(kron.trace_ratios()[m])) {
       const auto traces_a = f.a.traces(), traces_b = f.b.traces();  // [Q]
       const auto product = (traces_a * traces_b).sum().item<double>();
-      const double share = 0.5 * (kron.eigenvalues(m) * inverse).sum().item<double>() / product;
+      const double share = (of.a * a).sum().item<double>() / product;
       cotangent.input.diagonal(0, 1, 2).sub_(share * traces_b.unsqueeze(1));
       cotangent.output.diagonal(0, 1, 2).sub_(share * traces_a.unsqueeze(1));
       cotangent.trace = torch::full_like(traces_a, share / f.correction);

@@ -41,6 +41,15 @@ struct SpectralSums {
 /// division each and hardly any logarithm; the sum has a fixed order.
 SpectralSums spectral_sums(const KronFactor& factor, double scale, double precision);
 
+/// Derivatives of 1/2 log|H + delta| of one block in the eigenvalues of its factors.
+struct SpectralCotangents {
+  Tensor a;  ///< [Q, k_A] float64: 1/2 sum_i h c beta_i / (h lambda_ij + delta)
+  Tensor b;  ///< [Q, k_B] float64: 1/2 sum_j h c alpha_j / (h lambda_ij + delta)
+};
+
+/// h = scale, c the factor's correction; for Kronecker spectra, not EKFAC's. Cost O(k_A k_B).
+SpectralCotangents spectral_cotangents(const KronFactor& factor, double scale, double precision);
+
 /// The mode of one block as a function of its precision, theta(d) = (H + d)^-1 b: what a quadratic
 /// model of the log-likelihood says the weights will do when the precision changes.
 struct ModeCurve {

@@ -109,11 +109,11 @@ void add_kron(KronSums& sums, LastReport& last, const Block& block, const Tensor
   const bool is_elementwise = block.is_elementwise();
   const bool is_exact = options.correction != Correction::kSketch;
   if (part.is_sketch) {
-    sums.trace += gradient_trace(block, features_of(block, x), g);
+    sums.trace += gradient_trace(block, Features(block, x), g);
     return;
   }
   if ((is_corrected(options) && is_exact) || is_elementwise) {
-    if (part.is_first) sums.features = features_of(block, x);
+    if (part.is_first) sums.features = Features(block, x);
     if (is_exact) sums.trace += gradient_trace(block, sums.features, g);
   }
   if (is_elementwise) {  // the exact [J, J] of each group is its own factor

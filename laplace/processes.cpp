@@ -21,7 +21,7 @@ void sum_over(const Processes& processes, const std::vector<Tensor>& tensors) {
   std::vector<Tensor> flat;
   for (const auto& tensor : tensors)
     flat.push_back(
-        tensor.reshape({-1}).to(torch::TensorOptions(torch::kFloat64).device(torch::kCPU)));
+        tensor.reshape({-1}).to(torch::TensorOptions(torch::kFloat64).device(processes.device())));
   auto all = torch::cat(flat);
   processes.sum(all);
   int64_t begin = 0;
@@ -79,6 +79,15 @@ void agree(const Processes& processes, const std::vector<Tensor>& tensors) {
     processes.broadcast(copy, 0);
     tensor.copy_(copy);
   }
+}
+
+bool have_own_gpus(const Processes& processes, int64_t host, torch::Device device) {
+  auto places = torch::zeros({processes.size(), 2}, torch::kInt64);
+  places[processes.rank()][0] = host;
+  places[processes.rank()][1] = device.is_cuda() ? device.index() : -1;
+  processes.sum(places);
+  const auto distinct = std::get<0>(at::unique_dim(places, 0)).size(0);
+  return distinct == processes.size() && (places.select(1, 1) >= 0).all().item<bool>();
 }
 
 Tensor pack_symmetric(const Tensor& matrices) {

@@ -25,6 +25,8 @@ class Processes {
   virtual ~Processes() = default;
   virtual int64_t rank() const = 0;  ///< of this process, 0 ... size - 1
   virtual int64_t size() const = 0;
+  /// Where many numbers are exchanged fastest; tensors of other devices are copied for it.
+  virtual torch::Device device() const { return torch::kCPU; }
   /// Adds up a contiguous tensor in place; all ranks get the same bits.
   virtual void sum(Tensor& tensor) const = 0;
   /// Copies a contiguous tensor of process `from` to all others.
@@ -56,10 +58,13 @@ std::vector<int64_t> deal_out(const std::vector<double>& costs, int64_t processe
 /// most `timeout_seconds`; throws UsageError for an environment that is incomplete. A process that
 /// dies makes the next exchange of all others throw ProcessLost.
 ///
-/// Exchanges go over TCP by gloo, on the CPU, where tensors of a GPU are copied for them. NCCL
-/// would be another class behind this interface, to be chosen here: nothing else knows how numbers
-/// travel.
-std::unique_ptr<Processes> join_processes(double timeout_seconds = 60);
+/// Exchanges go over TCP by gloo, on the CPU, where tensors of a GPU are copied for them; those of
+/// tensors on `device` by NCCL where each process has a GPU of its own.
+std::unique_ptr<Processes> join_processes(double timeout_seconds = 60,
+                                          torch::Device device = torch::kCPU);
+
+/// Whether every process computes on a GPU and no two on the same one; `host` names the machine.
+bool have_own_gpus(const Processes& processes, int64_t host, torch::Device device);
 
 /// The rank that the launcher gave, without waiting for the others; 0 where there is only one.
 int64_t launched_rank();

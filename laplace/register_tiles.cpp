@@ -152,25 +152,31 @@ void add_lower_gram_of(const Tensor& rows, Tensor& sum) {
 
 template <class T>
 Tensor squared_products_of(const Tensor& a, const Tensor& b) {
+  // Parts of the samples have sums of their own, as many whatever the number of threads, so that
+  // each thread packs what it reads and no other, and sums do not depend on the threads.
+  constexpr int64_t kParts = 8;
   const auto folds = a.size(0), n = a.size(1), t = a.size(2), o = a.size(3), j = b.size(2);
   const auto high = (o + kHigh - 1) / kHigh,
              wide = (j + kColumns<T> - 1) / kColumns<T>;  // in tiles
-  auto sum = torch::zeros({high * kHigh, wide * kColumns<T>}, a.options());
-  T* to = sum.template data_ptr<T>();
-  const auto flops = 2 * folds * n * t * kHigh * kColumns<T>;
-  at::parallel_for(0, high * wide, std::max<int64_t>(1, kWorthThread / std::max<int64_t>(1, flops)),
-                   [&](int64_t begin, int64_t end) {
+  const auto parts = std::min(n, kParts);
+  auto sums = torch::zeros({parts, high * kHigh, wide * kColumns<T>}, a.options());
+  const auto flops = 2 * folds * n * t * high * kHigh * wide * kColumns<T> / parts;
+  at::parallel_for(0, parts, std::max<int64_t>(1, kWorthThread / std::max<int64_t>(1, flops)),
+                   [&](int64_t first, int64_t last) {
                      Panel<T> left(t, o, kHigh), right(t, j, kColumns<T>);
-                     for (int64_t i = 0; i < n; ++i) {
-                       const auto features =
-                           right(b.data_ptr<T>() + i * b.stride(0), b.stride(1), b.stride(2), t);
-                       for (int64_t r = 0; r < folds; ++r)
-                         add_squares(left(a.data_ptr<T>() + r * a.stride(0) + i * a.stride(1),
-                                          a.stride(2), a.stride(3), t),
-                                     features, t, begin, end, to);
+                     for (int64_t part = first; part < last; ++part) {
+                       T* to = sums.template data_ptr<T>() + part * sums.stride(0);
+                       for (int64_t i = part * n / parts; i < (part + 1) * n / parts; ++i) {
+                         const auto features =
+                             right(b.data_ptr<T>() + i * b.stride(0), b.stride(1), b.stride(2), t);
+                         for (int64_t r = 0; r < folds; ++r)
+                           add_squares(left(a.data_ptr<T>() + r * a.stride(0) + i * a.stride(1),
+                                            a.stride(2), a.stride(3), t),
+                                       features, t, 0, high * wide, to);
+                       }
                      }
                    });
-  return sum.narrow(0, 0, o).narrow(1, 0, j).to(torch::kFloat64);
+  return sums.sum(0, false, torch::kFloat64).narrow(0, 0, o).narrow(1, 0, j).contiguous();
 }
 
 }  // namespace

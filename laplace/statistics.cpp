@@ -135,18 +135,28 @@ Tensor sample_gradients(const Block& block, const Tensor& x, const Tensor& g) {
   return tile_gradients(p, 0, p.samples);
 }
 
-Features features_of(const Block& block, const Tensor& x, const Tensor& basis_a) {
-  const auto gathered = block.gathered(x);
-  auto order = block.gathered_order();
-  if (order.defined()) order = order.to(x.device());
-  if (!basis_a.defined()) return {gathered, order};
-  const auto basis = order.defined() ? basis_a.index_select(1, order) : basis_a;
-  return {times_each(gathered, basis), Tensor()};
+Features::Features(const Block& block, const Tensor& x, const Tensor& basis_a)
+    : block_(&block), x_(x), basis_(basis_a) {
+  if (basis_.defined()) return;
+  order_ = block.gathered_order();
+  if (order_.defined()) order_ = order_.to(x.device());
+  squares_ = block.squared_gradients_of(x);
+}
+
+const Tensor& Features::values() const {
+  if (values_.defined()) return values_;
+  values_ = block_->gathered(x_);
+  if (!basis_.defined()) return values_;
+  const auto order = block_->gathered_order();
+  values_ =
+      times_each(values_, order.defined() ? basis_.index_select(1, order.to(x_.device())) : basis_);
+  return values_;
 }
 
 Tensor squared_gradients(const Block& block, const Features& features, const Tensor& g,
                          const Tensor& basis_b) {
-  auto p = positions_of(block, features.values, g);
+  if (features.squares() && !basis_b.defined()) return features.squares()(g);
+  auto p = positions_of(block, features.values(), g);
   rotate(p, basis_b);
   Tensor sum;
   if (p.positions == 1) {
@@ -164,18 +174,33 @@ Tensor squared_gradients(const Block& block, const Features& features, const Ten
       sum += tile_gradients(p, begin, count).square_().sum({1, 2}).to(torch::kFloat64);
     });
   }
-  return features.order.defined() ? torch::empty_like(sum).index_copy_(2, features.order, sum)
-                                  : sum;
+  const auto& order = features.order();
+  return order.defined() ? torch::empty_like(sum).index_copy_(2, order, sum) : sum;
 }
 
+namespace {
+
+/// Whether sum_{t,t'} (phi_t . phi_t')(g_t . g_t') costs less than the gradients themselves.
+bool gram_form_is_cheaper(int64_t positions, int64_t folds, int64_t outputs, int64_t inputs) {
+  return positions * (inputs + folds * outputs) < folds * inputs * outputs;
+}
+
+}  // namespace
+
 double gradient_trace(const Block& block, const Features& features, const Tensor& g) {
-  const auto p = positions_of(block, features.values, g);
+  if (features.squares()) {
+    const auto shape = block.value().sizes().vec();
+    const auto t = g[0][0].numel() / (shape[0] * shape[1]);
+    if (!gram_form_is_cheaper(t, g.size(0), shape[1], shape[2]))
+      return features.squares()(g).sum().item<double>();
+  }
+  const auto p = positions_of(block, features.values(), g);
   if (p.positions == 1) {
     const auto squares = p.g.squeeze(3).square().sum({1, 3});  // [Q, n]
     return (squares * p.phi.squeeze(2).square().sum(2)).sum(torch::kFloat64).item<double>();
   }
   const auto t = p.positions;
-  const bool has_few = t * (p.inputs + p.folds * p.outputs) < p.folds * p.inputs * p.outputs;
+  const bool has_few = gram_form_is_cheaper(t, p.folds, p.outputs, p.inputs);
   if (!has_few && has_register_tiles(p.g)) {
     double trace = 0;
     for (int64_t q = 0; q < p.groups; ++q)
@@ -184,7 +209,7 @@ double gradient_trace(const Block& block, const Features& features, const Tensor
   }
   // Few samples at a time, so that their features stay in the cache for all columns.
   const auto entries = p.groups * (has_few ? t * t : t * p.inputs);
-  const auto tile = std::clamp<int64_t>((1 << 18) / entries, 1, p.samples);
+  const auto tile = std::clamp<int64_t>(cached_entries(p.g) / entries, 1, p.samples);
   double trace = 0;
   for (int64_t begin = 0; begin < p.samples; begin += tile) {
     const auto count = std::min(tile, p.samples - begin);
@@ -208,9 +233,9 @@ double gradient_trace(const Block& block, const Features& features, const Tensor
 
 void add_output_covariance(const Block& block, const Tensor& x, const Tensor& g, const Tensor& s,
                            const Tensor& basis_b, const Tensor& basis_a, Tensor& out) {
-  const auto features = features_of(block, x, basis_a);
-  auto p = positions_of(block, features.values, g);
-  const auto weights = features.order.defined() ? s.index_select(2, features.order) : s;
+  const Features features(block, x, basis_a);
+  auto p = positions_of(block, features.values(), g);
+  const auto weights = features.order().defined() ? s.index_select(2, features.order()) : s;
   if (p.positions == 1) {
     rotate(p, basis_b);
     // w_i = sum_j s_ij phi_j^2, then g_c diag(w) g_d: no per-sample gradient is formed.

@@ -40,15 +40,27 @@ Tensor output_factor(const Block& block, const Tensor& g, Sharing sharing);
 /// Per-sample gradients [Q, R, n, O, J]: memory R n P, so for tiles and for `full` only.
 Tensor sample_gradients(const Block& block, const Tensor& x, const Tensor& g);
 
-/// Features of some samples for sums over all their columns: gathered once, used for every part of
-/// a backward pass.
-struct Features {
-  Tensor values;  ///< [Q, n, T, J], in the order of Block::gathered; or coordinates in a basis
-  Tensor order;   ///< of the block; undefined for coordinates
-};
+/// Features of some samples for sums over all their columns: gathered once, where they are needed,
+/// and used for every part of a backward pass.
+class Features {
+ public:
+  Features() = default;
+  /// With basis_a [Q, J, k_A] coordinates in it.
+  Features(const Block& block, const Tensor& x, const Tensor& basis_a = {});
 
-/// Gathers them; with basis_a [Q, J, k_A] their coordinates in it.
-Features features_of(const Block& block, const Tensor& x, const Tensor& basis_a = {});
+  /// [Q, n, T, J], in the order of Block::gathered; or coordinates.
+  const Tensor& values() const;
+  /// Of the block's features; undefined for coordinates.
+  const Tensor& order() const { return order_; }
+  /// Block::squared_gradients_of; null for coordinates.
+  const std::function<Tensor(const Tensor&)>& squares() const { return squares_; }
+
+ private:
+  const Block* block_ = nullptr;
+  Tensor x_, basis_, order_;
+  std::function<Tensor(const Tensor&)> squares_;
+  mutable Tensor values_;
+};
 
 /// sum_{r,n} (U_B^T G U_A) o (..), [Q, k_B, k_A] float64: the diagonal of the block in a basis,
 /// undefined bases standing for the identity; U_A is that of the features. One GEMM of squares

@@ -101,7 +101,7 @@ int layerwise(int argc, char** argv) {
   }
   const auto out = cli.out.empty() ? source / "results" / cli.config.stem() : cli.out;
   const InterruptGuard guard;
-  const auto processes = join_processes();
+  const auto processes = join_processes(60, device);
   const bool is_first = !processes || processes->rank() == 0;  // the one that reads, writes, speaks
   if (processes) {
     auto members = config.controls;

@@ -214,23 +214,44 @@ Tensor conv_squared_gradients(const Tensor& given, const Tensor& images, const C
   return out;
 }
 
-Tensor spectral_sums(const Tensor& alpha, const Tensor& beta, const Tensor& spectrum, double scale,
-                     double precision) {
+namespace {
+
+/// What spectral_sums fills; cotangents where they are defined.
+void run_spectral_sums(const Tensor& alpha, const Tensor& beta, const Tensor& spectrum,
+                       double scale, double precision, Tensor& sums, Tensor& of_b, Tensor& of_a) {
   const c10::cuda::CUDAGuard guard(alpha.device());
   const auto a = alpha.contiguous(), b = beta.contiguous();
   const auto s = spectrum.defined() ? spectrum.contiguous() : spectrum;
   const auto q = a.size(0), j = a.size(1), o = b.size(1);
-  auto out = torch::empty({3}, a.options().dtype(torch::kFloat64));
   by_type(a, [&](auto number) {
     using T = decltype(number);
     const Workspace workspace(spectral_sums_workspace_bytes(q, o, j), a);
     check(spectral_sums(a.const_data_ptr<T>(), b.const_data_ptr<T>(),
                         s.defined() ? s.const_data_ptr<T>() : nullptr, q, o, j, scale, precision,
-                        out.data_ptr<double>(), nullptr, nullptr, workspace.data(), workspace.bytes,
-                        stream_of(a)),
+                        sums.data_ptr<double>(), of_b.defined() ? of_b.data_ptr<double>() : nullptr,
+                        of_a.defined() ? of_a.data_ptr<double>() : nullptr, workspace.data(),
+                        workspace.bytes, stream_of(a)),
           "spectral_sums");
   });
-  return out.cpu();
+}
+
+}  // namespace
+
+Tensor spectral_sums(const Tensor& alpha, const Tensor& beta, const Tensor& spectrum, double scale,
+                     double precision) {
+  auto sums = torch::empty({3}, alpha.options().dtype(torch::kFloat64));
+  Tensor of_b, of_a;
+  run_spectral_sums(alpha, beta, spectrum, scale, precision, sums, of_b, of_a);
+  return sums.cpu();
+}
+
+std::pair<Tensor, Tensor> spectral_cotangents(const Tensor& alpha, const Tensor& beta, double scale,
+                                              double precision) {
+  const auto options = alpha.options().dtype(torch::kFloat64);
+  auto sums = torch::empty({3}, options);
+  auto of_b = torch::empty(beta.sizes(), options), of_a = torch::empty(alpha.sizes(), options);
+  run_spectral_sums(alpha, beta, {}, scale, precision, sums, of_b, of_a);
+  return {of_a, of_b};
 }
 
 void output_covariance(const Tensor& given, const Tensor& weights, Tensor& out) {
@@ -297,6 +318,9 @@ Tensor masked_backward(const Tensor&, const Tensor&, int64_t) { absent(); }
 Tensor squared_gradients(const Tensor&, const Tensor&) { absent(); }
 Tensor conv_squared_gradients(const Tensor&, const Tensor&, const Convolution&) { absent(); }
 Tensor spectral_sums(const Tensor&, const Tensor&, const Tensor&, double, double) { absent(); }
+std::pair<Tensor, Tensor> spectral_cotangents(const Tensor&, const Tensor&, double, double) {
+  absent();
+}
 void output_covariance(const Tensor&, const Tensor&, Tensor&) { absent(); }
 Tensor pack_lower(const Tensor&) { absent(); }
 Tensor unpack_lower(const Tensor&, int64_t) { absent(); }

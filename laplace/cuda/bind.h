@@ -4,6 +4,8 @@
 // All run on the current stream of the tensors' device, with scratch memory of torch's allocator.
 #pragma once
 
+#include <utility>
+
 #include "laplace/cuda/kernels.h"
 #include "laplace/shape.h"
 
@@ -37,6 +39,10 @@ Tensor conv_squared_gradients(const Tensor& g, const Tensor& x, const Convolutio
 /// [Q, O], and `spectrum` [Q, O, J] in their place where it is defined.
 Tensor spectral_sums(const Tensor& alpha, const Tensor& beta, const Tensor& spectrum, double scale,
                      double precision);
+
+/// 1/2 of the derivative of log|H + precision| in alpha and in beta, [Q, J] and [Q, O] float64.
+std::pair<Tensor, Tensor> spectral_cotangents(const Tensor& alpha, const Tensor& beta, double scale,
+                                              double precision);
 
 /// out [N, C, C] += g diag(w) g^T; g [Q, C, N, O], w [Q, N, O].
 void output_covariance(const Tensor& g, const Tensor& w, Tensor& out);

@@ -16,14 +16,6 @@ Tensor laid_out_as(const Tensor& given, const Tensor& x) {
 
 }  // namespace
 
-std::array<int64_t, 2> ConvGeometry::output_size(int64_t height, int64_t width) const {
-  const auto one = [&](size_t d, int64_t size) {
-    const auto room = size + 2 * padding[d] - dilation[d] * (kernel[d] - 1) - 1;
-    return room < 0 ? 0 : room / stride[d] + 1;
-  };
-  return {one(0, height), one(1, width)};
-}
-
 ConvBlock::ConvBlock(Tensor weight, ConvGeometry geometry)
     : Block(std::move(weight)), geometry_(geometry) {}
 
@@ -159,15 +151,32 @@ Tensor ConvBlock::gradient(const Tensor& x, const Tensor& g) const {
   return to_matrix(std::get<1>(gradients));
 }
 
+namespace {
+
+/// As the kernels for a GPU take it, of inputs that are padded but for `padding`.
+cuda::Convolution kernel_geometry(const ConvGeometry& g, const std::vector<int64_t>& padding) {
+  return {{g.kernel[0], g.kernel[1]},
+          {g.stride[0], g.stride[1]},
+          {padding[0], padding[1]},
+          {g.dilation[0], g.dilation[1]},
+          g.groups};
+}
+
+}  // namespace
+
 Tensor ConvBlock::input_gram(const Tensor& x) const {
   if (!cuda::takes(x)) return patch_gram(pad_fully(x), geometry_);
-  const auto& g = geometry_;
-  const auto inner = inner_padding();
-  return cuda::conv_gram(pad(x), {{g.kernel[0], g.kernel[1]},
-                                  {g.stride[0], g.stride[1]},
-                                  {inner[0], inner[1]},
-                                  {g.dilation[0], g.dilation[1]},
-                                  g.groups});
+  return cuda::conv_gram(pad(x), kernel_geometry(geometry_, inner_padding()));
+}
+
+std::function<Tensor(const Tensor&)> ConvBlock::squared_gradients_of(const Tensor& x) const {
+  if (!cuda::takes(x)) return nullptr;
+  return [this, padded = pad(x)](const Tensor& g) {
+    const auto flat = to_positions(g.flatten(0, 1));  // [G, R n, T, O/G]
+    const auto each =
+        flat.reshape({flat.size(0), g.size(0), g.size(1), flat.size(2), flat.size(3)});
+    return cuda::conv_squared_gradients(each, padded, kernel_geometry(geometry_, inner_padding()));
+  };
 }
 
 bool ConvBlock::has_short_backward(const Tensor& x) const {

@@ -1,26 +1,19 @@
 // Convolutions in one and two dimensions: phi(x) = patches, positions = output pixels.
 #pragma once
 
-#include <array>
-
+#include "nn/grid_geometry.h"
 #include "nn/linear_map.h"
 
 namespace evariste {
 
 /// Two-dimensional throughout; a 1-d convolution has height 1.
-struct ConvGeometry {
-  std::array<int64_t, 2> kernel{1, 1}, stride{1, 1}, padding{0, 0}, dilation{1, 1};
-  int64_t groups = 1;
-  bool circular = false;  ///< padding_mode "circular", else "zeros"
-
-  /// Output height and width for an input of this size; 0 where the kernel does not fit.
-  std::array<int64_t, 2> output_size(int64_t height, int64_t width) const;
-};
+using ConvGeometry = GridGeometry<2>;
 
 /// weight [O, C/groups, kh, kw]; phi [groups, n, T, C/groups kh kw], from the padded input, so that
 /// a circular convolution has circular patches.
 class ConvBlock : public Block {
  public:
+  using Geometry = ConvGeometry;
   ConvBlock(Tensor weight, ConvGeometry geometry);
 
   Tensor to_matrix(const Tensor& weight) const override;
@@ -41,6 +34,8 @@ class ConvBlock : public Block {
   std::function<Tensor(const Tensor&)> input_gram_backward(const Tensor& matrix,
                                                            const Tensor& x) const override;
   double input_gram_flops(const Tensor& x) const override;
+  /// On a GPU without patches.
+  std::function<Tensor(const Tensor&)> squared_gradients_of(const Tensor& x) const override;
 
  private:
   bool has_short_backward(const Tensor& x) const;

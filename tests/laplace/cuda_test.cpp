@@ -573,6 +573,10 @@ TEST_CASE("cuda K8: sums over a Kronecker spectrum", "[laplace][cuda]") {
             {torch::tensor({engine.log1p, engine.effective, engine.slope}, torch::kFloat64),
              (half * a.unsqueeze(1)).sum(2).flatten(), (half * b.unsqueeze(2)).sum(1).flatten()});
         CHECK(torch::allclose(expected, brute, 1e-12, 0));
+        factor.a.values = a, factor.b.values = b;
+        const auto halves = spectral_cotangents(factor, c.scale, c.delta);
+        CHECK(torch::allclose(torch::cat({halves.b.flatten(), halves.a.flatten()}),
+                              expected.narrow(0, 3, size_b + size_a), 1e-12, 0));
         auto of_spectrum = torch::full({3}, NAN, torch::kFloat64);
         cuda_reference::spectral_sums(
             static_cast<const T*>(nullptr), static_cast<const T*>(nullptr),

@@ -46,6 +46,22 @@ TEST_CASE("sums over a Kronecker spectrum are those of the dense matrix", "[kron
   }
 }
 
+TEST_CASE("cotangents of a Kronecker spectrum are derivatives of its log-determinant", "[kron]") {
+  for (const int64_t rows : {2, 9}) {  // rank deficient and not
+    KronFactor factor;
+    factor.a.values = at::linalg_eigvalsh(random_gram(rows, 3, 1)).clamp_min(0);
+    factor.b.values = at::linalg_eigvalsh(random_gram(rows, 4, 2)).clamp_min(0);
+    factor.correction = 1.7;
+    const auto cotangents = spectral_cotangents(factor, 0.6, 0.3);
+    const auto a = factor.a.values.clone().requires_grad_();
+    const auto b = factor.b.values.clone().requires_grad_();
+    const auto half_log = 0.5 * (0.6 * 1.7 * b.unsqueeze(2) * a.unsqueeze(1) + 0.3).log().sum();
+    const auto expected = torch::autograd::grad({half_log}, {a, b});
+    CHECK(torch::allclose(cotangents.a, expected[0], 1e-13, 0));
+    CHECK(torch::allclose(cotangents.b, expected[1], 1e-13, 0));
+  }
+}
+
 TEST_CASE("sums over a spectrum of 40 decades keep their digits", "[kron]") {
   const auto b = torch::pow(10.0, torch::linspace(-20, 0, 7, torch::kFloat64)).unsqueeze(0);
   const auto a = torch::pow(10.0, torch::linspace(-10, 10, 501, torch::kFloat64)).unsqueeze(0);

@@ -143,6 +143,25 @@ TEST_CASE("outputs of one share that are not finite end the pass of all", "[proc
     CHECK_THAT(said, Catch::Contains("network outputs"));
 }
 
+TEST_CASE("GPUs are processes' own where no two share one", "[processes]") {
+  const auto own = [](const std::vector<int64_t>& hosts, const std::vector<int>& gpus) {
+    const auto answers =
+        in_threads<bool>(static_cast<int64_t>(hosts.size()), [&](const Processes& processes) {
+          const auto rank = static_cast<size_t>(processes.rank());
+          const auto device =
+              gpus[rank] < 0
+                  ? torch::Device(torch::kCPU)
+                  : torch::Device(torch::kCUDA, static_cast<c10::DeviceIndex>(gpus[rank]));
+          return have_own_gpus(processes, hosts[rank], device);
+        });
+    for (const int answer : answers) CHECK(answer == answers[0]);
+    return answers[0] == 1;
+  };
+  CHECK(own({7, 7, 9}, {0, 1, 0}));
+  CHECK_FALSE(own({7, 7, 9}, {0, 0, 0}));   // two on one GPU
+  CHECK_FALSE(own({7, 8, 9}, {0, -1, 0}));  // one on the CPU
+}
+
 TEST_CASE("symmetric matrices travel as their lower triangles", "[processes]") {
   const auto rows = random_tensor({2, 3, 7}, 1);
   const auto matrices = rows.transpose(1, 2).matmul(rows);

@@ -6,6 +6,7 @@
 #include "laplace/hyper_gradient.h"
 #include "laplace/predictive.h"
 #include "laplace/statistics.h"
+#include "nn/convolution.h"
 #include "tests/laplace/brute_force.h"
 #include "tests/nn/layer_examples.h"
 
@@ -61,4 +62,45 @@ TEST_CASE("a sample's part of the covariance and of the gradient does not depend
     };
     check_same(gradient(kSamples), gradient(1));
   }
+}
+
+namespace {
+
+/// A convolution with a way of its own to square, as on a GPU.
+class SquaringConv : public ConvBlock {
+ public:
+  using ConvBlock::ConvBlock;
+  std::function<Tensor(const Tensor&)> squared_gradients_of(const Tensor& x) const override {
+    return [this, x](const Tensor& g) {
+      ++calls;
+      return sample_gradients(*this, x, g).square().sum({1, 2});
+    };
+  }
+  mutable int calls = 0;
+};
+
+}  // namespace
+
+TEST_CASE("a block's own squared gradients serve the diagonal and the trace", "[tiles]") {
+  ConvGeometry geometry;
+  geometry.kernel = {3, 3}, geometry.stride = {2, 1}, geometry.padding = {1, 1},
+  geometry.groups = 2;
+  const auto weight = random_tensor({4, 3, 3, 3}, 1);
+  const ConvBlock plain(weight, geometry);
+  const SquaringConv own(weight, geometry);
+  const auto x = random_tensor({5, 6, 7, 5}, 2), g = random_tensor({3, 5, 4, 4, 5}, 3);
+  check_same(squared_gradients(own, Features(own, x), g),
+             squared_gradients(plain, Features(plain, x), g));
+  CHECK(own.calls == 1);
+  CHECK(gradient_trace(own, Features(own, x), g) ==
+        Approx(gradient_trace(plain, Features(plain, x), g)));
+  CHECK(own.calls == 2);
+  const auto basis = random_tensor({2, 27, 4}, 4), outer = random_tensor({2, 2, 2}, 5);
+  check_same(squared_gradients(own, Features(own, x, basis), g, outer),
+             squared_gradients(plain, Features(plain, x, basis), g, outer));
+  // One output position: the pairs of positions cost less.
+  const auto x1 = random_tensor({5, 6, 3, 1}, 6), g1 = random_tensor({3, 5, 4, 2, 1}, 7);
+  CHECK(gradient_trace(own, Features(own, x1), g1) ==
+        Approx(gradient_trace(plain, Features(plain, x1), g1)));
+  CHECK(own.calls == 2);
 }
