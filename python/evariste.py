@@ -25,7 +25,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 __all__ = ["AnchorMap", "Bias", "FC", "FactoredFC", "FieldPool", "FieldTransform", "Fourier",
-           "GlobalAvgPool", "GroupConv", "GroupLift",
+           "Gated", "GlobalAvgPool", "GroupConv", "GroupLift",
            "GroupPool", "Network", "NetworkError", "Polyphase", "Repeat", "Residual", "Scale",
            "SparseConv", "SparseFC", "SteerableConv", "Sum", "build_network", "load_network", "load_weights",
            "named_tensors", "open_run", "save_network", "save_weights"]
@@ -290,13 +290,15 @@ class GroupConv(nn.Module):
 class SteerableConv(nn.Module):
     """Steerable convolution, the kernel between field kinds b <- a being sum_n w_n basis_b_a[n]:
       weight [n_b, sum_a n_a N], basis [N, d_b, d_a, k, k], bias [n_b] or [n_b q] times bias_basis [d_b, q]
+    over dims = 2 axes, or 3 with basis [N, d_b, d_a, k, k, k]
     (weight_b, bias_b ... where the output has several kinds). What kernels a group has is known to the
     C++ library only, and is in the weights' file: without one this module has no parameters and
     refuses to be called. fields: [(number, channels of one)] of each kind."""
 
     def __init__(self, in_fields, out_fields, kernel=3, stride=1, padding=0, padding_mode="zeros",
-                 dilation=1, bias=True, **keys):
+                 dilation=1, bias=True, dims=2, **keys):
         super().__init__()
+        self.dims = dims
         self.in_fields, self.out_fields = in_fields, out_fields
         self.kernel, self.stride, self.dilation, self.has_bias = kernel, stride, dilation, bias
         self.padding, self.padding_mode, self.keys = padding, padding_mode, keys
@@ -313,7 +315,7 @@ class SteerableConv(nn.Module):
                 self.register_parameter(name, nn.Parameter(torch.zeros(tensor.shape)))
 
     def plain(self):
-        """Kernel [C_out, C_in, k, k] and bias [C_out] of the plain convolution that this one is."""
+        """Kernel [C_out, C_in, k, ...] and bias [C_out] of the plain convolution that this one is."""
         if not self._parameters:
             raise NetworkError("a steerable convolution has no kernels before load_weights: they are "
                                "in the weights' file")
@@ -325,12 +327,12 @@ class SteerableConv(nn.Module):
             for a, (fields, channels) in enumerate(self.in_fields):
                 basis = getattr(self, "basis" if single else f"basis_{b}_{a}", None)
                 if basis is None:  # no kernel leads from one to the other
-                    columns.append(weight.new_zeros(count * size, fields * channels, self.kernel,
-                                                    self.kernel))
+                    columns.append(weight.new_zeros(count * size, fields * channels,
+                                                    *(self.kernel,) * self.dims))
                     continue
                 w = weight[:, at:at + fields * len(basis)].unflatten(1, (fields, len(basis)))
                 at += fields * len(basis)
-                kernel = torch.einsum("ufn,noikl->uofikl", w, basis.to(w))
+                kernel = torch.einsum("ufn,noi...->uofi...", w, basis.to(w))
                 columns.append(kernel.flatten(0, 1).flatten(1, 2))
             rows.append(torch.cat(columns, 1))
             bias, of = getattr(self, "bias" + end, None), getattr(self, "bias_basis" + end, None)
@@ -344,8 +346,9 @@ class SteerableConv(nn.Module):
 
     def forward(self, x):
         kernel, bias = self.plain()
-        return F.conv2d(_padded(x, self.padding, self.padding_mode), kernel, bias, self.stride,
-                        dilation=self.dilation)
+        conv = F.conv2d if self.dims == 2 else F.conv3d
+        return conv(_padded(x, self.padding, self.padding_mode), kernel, bias, self.stride,
+                    dilation=self.dilation)
 
 
 class FieldTransform(nn.Module):
@@ -388,6 +391,26 @@ class Fourier(nn.Module):
         return x
 
 
+class Gated(nn.Module):
+    """Fields times sigmoid of the last F of the trivial channels, F the number of the fields; h of the other
+    trivial channels, which come first in the output. fields: [(number, channels of one, is trivial)]."""
+
+    def __init__(self, fields, activation, **keys):
+        super().__init__()
+        self.fields, self.keys = fields, {**keys, "activation": activation}
+        self.activation = _ACTIVATIONS[activation]()
+
+    def forward(self, x):
+        parts = x.split([count * size for count, size, _ in self.fields], 1)
+        scalars = torch.cat([p for p, (_, _, trivial) in zip(parts, self.fields) if trivial], 1)
+        gated = [(p, n) for p, (n, _, trivial) in zip(parts, self.fields) if not trivial]
+        counts = [n for _, n in gated]
+        rest, *gates = scalars.split([scalars.shape[1] - sum(counts), *counts], 1)
+        return torch.cat([self.activation(rest)] + [
+            (p.unflatten(1, (n, -1)) * gate.sigmoid().unsqueeze(2)).flatten(1, 2)
+            for (p, n), gate in zip(gated, gates)], 1)
+
+
 class FieldPool(nn.Module):
     """The largest channel of every field, [B, C, ...] -> [B, fields, ...]."""
 
@@ -412,7 +435,7 @@ def _with_fields(shape, group, kinds):
 
 
 def _padded(x, padding, mode):
-    return F.pad(x, (padding,) * 4, "circular" if mode == "circular" else "constant")
+    return F.pad(x, (padding,) * (2 * x.dim() - 4), "circular" if mode == "circular" else "constant")
 
 
 class Bias(nn.Module):
@@ -447,8 +470,9 @@ REQUIRED = object()
 FIELDS = object()  # required: "NUMBER KIND" or a list of such
 _LARGEST = 2**31  # a size beyond it is a slip of the pen
 _MOST = 2**30  # numbers in one weight, or in one sample between two layers
-_MAKE_FIELDS = {"steerable_conv", "fourier", "field_pool", "residual", "repeat", "sum"}
-_KEEP_FIELDS = {"avgpool", "maxpool", "global_avgpool", "scale", "bias", "polyphase", "dropout", "relu",
+_MAKE_FIELDS = {"steerable_conv", "steerable_conv3d", "gated", "fourier", "field_pool", "residual", "repeat",
+                "sum"}
+_KEEP_FIELDS = {"avgpool", "avgpool3d", "maxpool", "global_avgpool", "scale", "bias", "polyphase", "dropout", "relu",
                 "tanh", "sigmoid", "silu", "gelu", "elu", "softplus"}  # the C++ reader refuses the rest
 _TYPES = {}  # type -> (keys with their defaults, builder (keys, shape, where) -> (module, shape))
 _GEOMETRY = {"kernel": REQUIRED, "stride": 1, "padding": 0, "dilation": 1}
@@ -501,9 +525,20 @@ def _conv1d(k, shape, where):
     return _conv(k, shape, where, 1, nn.Conv1d)
 
 
+@_layer("conv3d", **_CONV)
+def _conv3d(k, shape, where):
+    return _conv(k, shape, where, 3, nn.Conv3d)
+
+
+@_layer("avgpool3d", **_POOL)
+def _avgpool3d(k, shape, where):
+    _expect_rank(shape, 4, where)
+    return _pool(k, shape, where, (None, None, nn.AvgPool3d))
+
+
 def _pool(k, shape, where, modules):
     dims = len(shape) - 1
-    if dims not in (1, 2):
+    if len(modules) <= 2 and dims not in (1, 2):
         raise NetworkError(f"{where}: needs [C, H, W] or [C, L], got {list(shape)}")
     kernel = _sides(k, "kernel", dims, where)
     stride = kernel if k["stride"] is None else _sides(k, "stride", dims, where)
@@ -608,16 +643,16 @@ def _anchors(k, where):
     return {"anchors": ratio, "omega": omega, "learn_omega": k["learn_omega"]}
 
 
-def _square(k, shape, where):
+def _square(k, shape, where, dims=2):
     """Kernel and padding of a convolution at stride 1 over square kernels, and its sides."""
-    _expect_rank(shape, 3, where)
+    _expect_rank(shape, dims + 1, where)
     kernel = _count(k["kernel"], where, "kernel")
     padding, mode = _count(k["padding"], where, "padding", 0), k["padding_mode"]
     _expect(mode in ("zeros", "circular"), where, "padding_mode", mode, '"zeros" or "circular"')
     if mode == "circular" and padding > min(shape[1:]):
         raise NetworkError(f"{where}: circular padding {padding} is larger than the image "
                            f"{list(shape[1:])}")
-    sides = _window(shape[1:], (kernel,) * 2, (1, 1), (padding,) * 2, (1, 1), where)
+    sides = _window(shape[1:], (kernel,) * dims, (1,) * dims, (padding,) * dims, (1,) * dims, where)
     return {"kernel": kernel, "padding": padding, "padding_mode": mode}, sides
 
 
@@ -687,8 +722,34 @@ def _planar(name, where):
     return int(match[1] or match[2]), match[1] is None
 
 
+_ORDERS = {"T": 12, "O": 24, "I": 60, "Ci": 2, "Th": 24, "Oh": 48, "Ih": 120}
+_CHEMISTS = {"A": 1, "A1": 1, "A2": 1, "E": 2, "T": 3, "T1": 3, "T2": 3, "G": 4, "H": 5}
+
+
+def _spatial_field_size(kind, group, where):
+    """Channels of one field of a group of space: what this reader needs of it. The C++ reader knows which
+    irreps a group has."""
+    match = re.fullmatch(r"(?:\([01],)?\(?(\w+)\)*", kind)
+    if kind == "trivial":
+        return 1
+    if kind == "regular" and group in _ORDERS:
+        return _ORDERS[group]
+    if kind.startswith("/") and group in _ORDERS and kind[1:] in _ORDERS:
+        return _ORDERS[group] // _ORDERS[kind[1:]]
+    if band := re.fullmatch(r"<(\d+)", kind):
+        return sum((2 * l + 1) ** 2 for l in range(int(band[1]) + 1)) * (1 + (group == "O(3)"))
+    if match and match[1].isdigit() and group in ("SO(3)", "O(3)"):
+        return 2 * int(match[1]) + 1
+    if match and match[1] in _CHEMISTS and group in _ORDERS:
+        return _CHEMISTS[match[1]]
+    raise NetworkError(f"{where}: {group} has no fields {kind!r}; expected trivial, regular (of a "
+                       "finite group), an irrep, /SUBGROUP or <FREQUENCY")
+
+
 def _field_size(kind, group, where):
     """Channels of one field, for the kinds of src/nn/field_type.h."""
+    if group in _ORDERS or group in ("SO(3)", "O(3)"):
+        return _spatial_field_size(kind, group, where)
     order, flips = _planar(group, where)
     if kind == "trivial":
         return 1
@@ -741,19 +802,31 @@ def _fields_in(k, shape, where):
     return group, words, fields
 
 
-@_layer("steerable_conv", group=None, **{"in": None}, out=FIELDS, kernel=3, stride=1, padding=0,
-        padding_mode="zeros", dilation=1, isotypic=None, bias=True)
-def _steerable_conv(k, shape, where):
-    _expect_rank(shape, 3, where)
+_STEERABLE = {"group": None, "in": None, "out": FIELDS, "kernel": 3, "stride": 1, "padding": 0,
+              "padding_mode": "zeros", "dilation": 1, "isotypic": None, "bias": True}
+
+
+@_layer("steerable_conv", **_STEERABLE)
+def _steerable_conv2d(k, shape, where):
+    return _steerable_conv(k, shape, where, 2)
+
+
+@_layer("steerable_conv3d", **_STEERABLE)
+def _steerable_conv3d(k, shape, where):
+    return _steerable_conv(k, shape, where, 3)
+
+
+def _steerable_conv(k, shape, where, dims):
+    _expect_rank(shape, dims + 1, where)
     group, of_input, in_fields = _fields_in(k, shape, where)
     of_output, out_fields = _fields_of(k["out"], group, where, "out")
-    geometry, _ = _square(k, shape, where)
+    geometry, _ = _square(k, shape, where, dims)
     _expect(k["kernel"] % 2 == 1, where, "kernel", k["kernel"], "an odd size")
     span = k["dilation"] * (k["kernel"] - 1) + 1
     sides = [(n + 2 * k["padding"] - span) // k["stride"] + 1 for n in shape[1:]]
     _expect(min(sides) >= 1, where, "kernel", k["kernel"], "a kernel that fits into the input")
     module = SteerableConv(in_fields, out_fields, **geometry, stride=k["stride"],
-                           dilation=k["dilation"], bias=k["bias"], group=group,
+                           dilation=k["dilation"], bias=k["bias"], dims=dims, group=group,
                            **{"in": of_input, "out": of_output, "isotypic": k["isotypic"]})
     channels = sum(n * size for n, size in out_fields)
     return module, _with_fields((channels, *sides), group, of_output)
@@ -781,6 +854,31 @@ def _fourier(k, shape, where):
     module = Fourier([n for n, _ in fields], k["activation"], group=group, samples=k["samples"],
                      **{"in": words})
     return module, _with_fields(shape, group, words)
+
+
+@_layer("gated", group=None, **{"in": None}, activation="relu")
+def _gated(k, shape, where):
+    group, words, fields = _fields_in(k, shape, where)
+    if k["activation"] not in _ACTIVATIONS:
+        raise NetworkError(f"{where}: activation = {k['activation']!r}"
+                           f"{_nearest(k['activation'], _ACTIVATIONS)}")
+    trivial = [size == 1 and _is_trivial(word.split()[-1]) for word, (_, size) in zip(words, fields)]
+    scalars = sum(n for (n, _), is_trivial in zip(fields, trivial) if is_trivial)
+    gates = sum(n for (n, _), is_trivial in zip(fields, trivial) if not is_trivial)
+    if not gates or scalars < gates:
+        raise NetworkError(f"{where}: expected fields, and for each a trivial channel as its gate, found "
+                           f"{', '.join(words)}")
+    out = [f"{scalars - gates} trivial"] if scalars > gates else []
+    out += [word for word, is_trivial in zip(words, trivial) if not is_trivial]
+    module = Gated([(n, size, t) for (n, size), t in zip(fields, trivial)], k["activation"], group=group,
+                   **{"in": words})
+    return module, _with_fields((shape[0] - gates, *shape[1:]), group, out)
+
+
+def _is_trivial(kind):
+    """Of a kind of one channel, whether it does not transform."""
+    return (kind in ("trivial", "regular", "(0)", "(0,0)", "<0", "A", "A1", "(0,A)", "(0,A1)")
+            or kind.startswith("/"))
 
 
 @_layer("field_pool", group=None, **{"in": None})
@@ -880,7 +978,7 @@ def _number(value, where, key):
 
 def _expect_rank(shape, rank, where):
     if len(shape) != rank:
-        kind = {2: "[C, L]", 3: "[C, H, W]"}[rank]
+        kind = {2: "[C, L]", 3: "[C, H, W]", 4: "[C, D, H, W]"}[rank]
         raise NetworkError(f"{where}: needs an input {kind}, got {list(shape)}")
 
 
@@ -932,9 +1030,9 @@ def build_network(table, file, classes=None):
         table = _with_width(table, _count(classes, "load_network", "classes"))
     keys = _check_keys(table, {"input": REQUIRED, "layer": REQUIRED}, str(file))
     shape = keys["input"]
-    _expect(isinstance(shape, list) and 1 <= len(shape) <= 3
+    _expect(isinstance(shape, list) and 1 <= len(shape) <= 4
             and all(type(s) is int and s > 0 for s in shape), file, "input", shape,
-            "one to three positive whole numbers, [D], [C, L] or [C, H, W]")
+            "one to four positive whole numbers, [D], [C, L], [C, H, W] or [C, D, H, W]")
     _expect_size(shape, f"{file}: input")
     where = f"{file}: layer"
     layers, out = _build_all(_layers(keys["layer"], where), tuple(shape), where)
@@ -1071,14 +1169,15 @@ def _table(module):
         return {"type": _PLAIN[kind]}
     if kind is nn.Linear:
         return {"type": "linear", "out": module.out_features, "bias": module.bias is not None}
-    if kind in (nn.Conv1d, nn.Conv2d):
+    if kind in (nn.Conv1d, nn.Conv2d, nn.Conv3d):
         if module.padding_mode not in ("zeros", "circular"):
             _refuse(module, f'padding_mode = "{module.padding_mode}"')
-        return {"type": "conv" if kind is nn.Conv2d else "conv1d", "out": module.out_channels,
+        name = {nn.Conv1d: "conv1d", nn.Conv2d: "conv", nn.Conv3d: "conv3d"}[kind]
+        return {"type": name, "out": module.out_channels,
                 "kernel": module.kernel_size, "stride": module.stride, "padding": _padding(module),
                 "dilation": module.dilation, "groups": module.groups,
                 "bias": module.bias is not None, "padding_mode": module.padding_mode}
-    if kind in (nn.MaxPool1d, nn.MaxPool2d, nn.AvgPool1d, nn.AvgPool2d):
+    if kind in (nn.MaxPool1d, nn.MaxPool2d, nn.AvgPool1d, nn.AvgPool2d, nn.AvgPool3d):
         is_max = kind in (nn.MaxPool1d, nn.MaxPool2d)
         _require(module, ceil_mode=False)
         if is_max:
@@ -1087,11 +1186,12 @@ def _table(module):
             _require(module, count_include_pad=True)
             if getattr(module, "divisor_override", None) is not None:
                 _refuse(module, "divisor_override is set")
-        return {"type": "maxpool" if is_max else "avgpool", "kernel": module.kernel_size,
+        name = "maxpool" if is_max else "avgpool3d" if kind is nn.AvgPool3d else "avgpool"
+        return {"type": name, "kernel": module.kernel_size,
                 "stride": None if module.stride == module.kernel_size else module.stride,
                 "padding": module.padding}
-    if kind in (nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d):
-        if module.output_size not in (1, (1,), (1, 1)):
+    if kind in (nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d, nn.AdaptiveAvgPool3d):
+        if module.output_size not in (1, (1,), (1, 1), (1, 1, 1)):
             _refuse(module, f"output_size = {module.output_size} (only 1 is known)")
         return {"type": "global_avgpool"}
     if kind is nn.Flatten:
@@ -1147,12 +1247,15 @@ def _table(module):
                 "padding": module.padding, "padding_mode": module.padding_mode,
                 "groups": module.groups, "mix": module.mix, "bias": module.bias is not None}
     if kind is SteerableConv:
-        return {"type": "steerable_conv", **module.keys, "kernel": module.kernel,
+        name = "steerable_conv" if module.dims == 2 else "steerable_conv3d"
+        return {"type": name, **module.keys, "kernel": module.kernel,
                 "stride": module.stride, "padding": module.padding,
                 "padding_mode": module.padding_mode, "dilation": module.dilation,
                 "bias": module.has_bias}
     if kind is Fourier:
         return {"type": "fourier", **module.keys}
+    if kind is Gated:
+        return {"type": "gated", **module.keys}
     if kind is FieldPool:
         return {"type": "field_pool", **module.keys}
     if kind is Polyphase:

@@ -203,12 +203,30 @@ std::string plan_text(EvidenceOptions options, const EvidencePlan& plan) {
   return text;
 }
 
+namespace {
+
+/// How far an element of O(2) or O(3) turns, and whether it has a determinant of -1: in the plane a
+/// reflection in turn, in space the inversion.
+std::pair<double, bool> degrees_of(const Element& g) {
+  constexpr double kDegrees = 180 / std::numbers::pi;
+  if (g.rows() == 2) {
+    const auto [angle, reflects] = PlanarGroup(0, true).angle_of(g);
+    return {kDegrees * angle, reflects};
+  }
+  const bool reflects = g.determinant() < 0;
+  const double trace = reflects ? -g.trace() : g.trace();
+  return {kDegrees * std::acos(std::clamp(0.5 * (trace - 1), -1.0, 1.0)), reflects};
+}
+
+}  // namespace
+
 std::string equivariance_json(const std::string& group, const EquivarianceErrors& errors) {
-  const PlanarGroup whole(0, true);
   auto elements = Json::array(), layers = Json::array();
   for (const auto& g : errors.elements) {
-    const auto [angle, reflects] = whole.angle_of(g);
-    elements.push_back({{"degrees", angle * 180 / std::numbers::pi}, {"reflects", reflects}});
+    const auto [degrees, reflects] = degrees_of(g);
+    elements.push_back({{"degrees", degrees}, {"reflects", reflects}});
+    for (Eigen::Index row = 0; g.rows() == 3 && row < 3; ++row)
+      elements.back()["matrix"].push_back({g(row, 0), g(row, 1), g(row, 2)});
   }
   const auto error = rows_json(errors.error), floor = rows_json(errors.floor);
   for (size_t i = 0; i < errors.layers.size(); ++i)
@@ -218,14 +236,14 @@ std::string equivariance_json(const std::string& group, const EquivarianceErrors
 }
 
 std::string equivariance_table(const std::string& group, const EquivarianceErrors& errors) {
-  const PlanarGroup whole(0, true);
+  const bool is_planar = errors.elements.empty() || errors.elements[0].rows() == 2;
   auto text = fmt::format(
       "Equivariance to {}: ||f(h x) - h f(x)|| / ||f(x)|| of the layers up to each, and the same "
       "for\n"
-      "images turned by h and back (floor: what the grid alone costs). Degrees, m with a "
-      "mirror.\n\n"
+      "images turned by h and back (floor: what the grid alone costs). Degrees, m with {}.\n\n"
       "  {:<8} {:>10} {:>10} {:>16} {:>12}\n",
-      group, "layer", "mean", "largest", "at", "floor there");
+      group, is_planar ? "a mirror" : "the inversion", "layer", "mean", "largest", "at",
+      "floor there");
   for (size_t i = 0; i < errors.layers.size(); ++i) {
     const auto row = errors.error[static_cast<int64_t>(i)];
     const auto known = row.isnan().logical_not();
@@ -234,11 +252,11 @@ std::string equivariance_table(const std::string& group, const EquivarianceError
       continue;
     }
     const auto at = torch::where(known, row, torch::full_like(row, -1)).argmax().item<int64_t>();
-    const auto [angle, reflects] = whole.angle_of(errors.elements[static_cast<size_t>(at)]);
-    text += fmt::format("  {:<8} {:>10.2e} {:>10.2e} {:>15.1f}{} {:>12.2e}\n", errors.layers[i],
-                        row.masked_select(known).mean().item<double>(), row[at].item<double>(),
-                        angle * 180 / std::numbers::pi, reflects ? "m" : " ",
-                        errors.floor[static_cast<int64_t>(i)][at].item<double>());
+    const auto [degrees, reflects] = degrees_of(errors.elements[static_cast<size_t>(at)]);
+    text +=
+        fmt::format("  {:<8} {:>10.2e} {:>10.2e} {:>15.1f}{} {:>12.2e}\n", errors.layers[i],
+                    row.masked_select(known).mean().item<double>(), row[at].item<double>(), degrees,
+                    reflects ? "m" : " ", errors.floor[static_cast<int64_t>(i)][at].item<double>());
   }
   return text;
 }

@@ -10,10 +10,10 @@ namespace evariste {
 
 /// ||f(h x) - h f(x)|| / ||f(x)|| over samples and pixels, f the layers up to one.
 ///
-/// h turns images, exactly where it moves pixels to pixels, else by bilinear interpolation within
-/// the disc that fits into them; it acts on channels as the layer's fields say, and not at all on
-/// those of layers without fields: their error is that of scalar feature maps, or of an output that
-/// should be invariant.
+/// h turns images or volumes, exactly where it moves pixels to pixels, else by linear interpolation
+/// within the disc or ball that fits into them; it acts on channels as the layer's fields say, and
+/// not at all on those of layers without fields: their error is that of scalar feature maps, or of
+/// an output that should be invariant.
 struct EquivarianceErrors {
   std::vector<std::string> layers;  ///< "0", "1" ...: of the network file
   std::vector<Element> elements;
@@ -23,15 +23,15 @@ struct EquivarianceErrors {
   Tensor floor;
 };
 
-/// x [n, C, S, S] and what its channels transform by; `fields` of every layer as layer_fields gives
-/// them. Throws UsageError for networks of other inputs.
+/// x [n, C, S, S] or [n, C, S, S, S] and what its channels transform by; `fields` of every layer as
+/// layer_fields gives them. Throws UsageError for networks of other inputs.
 EquivarianceErrors equivariance_errors(const Network& network,
                                        const std::vector<std::optional<FieldType>>& fields,
                                        const FieldType& input, const Tensor& x,
                                        const std::vector<Element>& elements);
 
-/// All elements of a finite group but the identity; of an infinite one `rotations` of them, equally
-/// spaced, and as many reflections where it has any.
+/// All elements of a finite group but the identity; of an infinite one of the plane `rotations` of
+/// them, equally spaced, and as many reflections where it has any; in space as many random ones.
 std::vector<Element> elements_to_test(const Group& group, int64_t rotations);
 
 /// What the channels behind every layer of a network file transform by, as build_network finds it;

@@ -8,14 +8,17 @@
 #pragma once
 
 #include "nn/convolution.h"
+#include "nn/volume_convolution.h"
 
 namespace evariste {
 
-class ExpandedConvBlock : public Block {
+/// Conv: the block of the whole convolution, ConvBlock or VolumeConvBlock.
+template <class Conv>
+class ExpandedBlock : public Block {
  public:
+  using Geometry = typename Conv::Geometry;
   /// geometry: of the whole convolution.
-  ExpandedConvBlock(Tensor weight, ConvGeometry geometry)
-      : Block(std::move(weight)), geometry_(geometry) {}
+  ExpandedBlock(Tensor weight, Geometry geometry) : Block(std::move(weight)), geometry_(geometry) {}
 
   Tensor phi(const Tensor& x) const override;
   Tensor apply(const Tensor& matrix, const Tensor& x) const override;
@@ -26,13 +29,13 @@ class ExpandedConvBlock : public Block {
   double input_gram_flops(const Tensor& x) const override;
 
  protected:
-  /// [outputs, inputs/groups, kh, kw] of the whole convolution.
+  /// [outputs, inputs/groups, kernel...] of the whole convolution.
   virtual std::vector<int64_t> kernel_sizes() const = 0;
   /// E(W): [Q, O, J] -> the kernel.
   virtual Tensor kernel(const Tensor& matrix) const = 0;
   /// The transpose of `kernel`.
   virtual Tensor pull_back(const Tensor& kernel) const = 0;
-  /// Patches [groups, n, T, (inputs/groups) kh kw] -> phi [Q, n, u T, J].
+  /// Patches [groups, n, T, (inputs/groups) P] -> phi [Q, n, u T, J].
   virtual Tensor features(const Tensor& patches) const = 0;
   /// Their Gram matrices [groups, ., .] -> those of phi, [Q, J, J].
   virtual Tensor feature_gram(const Tensor& gram) const = 0;
@@ -40,11 +43,15 @@ class ExpandedConvBlock : public Block {
   virtual Tensor enter(const Tensor& x) const { return x; }
   virtual Tensor leave(const Tensor& y) const { return y; }
 
-  const ConvGeometry geometry_;
+  const Geometry geometry_;
 
  private:
   /// A kernel for what looks at its sizes alone.
   Tensor any_kernel() const;
 };
+
+extern template class ExpandedBlock<ConvBlock>;
+extern template class ExpandedBlock<VolumeConvBlock>;
+using ExpandedConvBlock = ExpandedBlock<ConvBlock>;
 
 }  // namespace evariste

@@ -87,4 +87,103 @@ FourierActivation::FourierActivation(const FieldType& fields, std::string_view k
   append(std::make_shared<FieldTransform>(counts, back));
 }
 
+GatedActivation::GatedActivation(const FieldType& fields, std::string_view kind)
+    : out_{fields.group, {}}, channels_(fields.channels()), activation_(kind) {
+  int64_t first = 0, gates = 0;
+  for (const auto& each : fields.kinds) {
+    auto& ranges = each.is_trivial() ? trivial_ : gated_;
+    ranges.push_back({first, each.count, each.representation.size()});
+    (each.is_trivial() ? kept_ : gates) += each.count;
+    first += each.channels();
+  }
+  if (gates == 0 || kept_ < gates)
+    throw UsageError(fmt::format(
+        "expected fields, and for each a trivial channel as its gate, found {}", fields.text()));
+  kept_ -= gates;
+  if (kept_ > 0) out_ = FieldType::trivial(fields.group, kept_);
+  for (const auto& each : fields.kinds)
+    if (!each.is_trivial()) out_.kinds.push_back(each);
+}
+
+Tensor GatedActivation::scalars(const Tensor& x, int64_t dimension) const {
+  std::vector<Tensor> parts;
+  for (const auto& range : trivial_)
+    parts.push_back(x.narrow(dimension, range.first, range.channels()));
+  return parts.size() == 1 ? parts[0] : torch::cat(parts, dimension);
+}
+
+Tensor GatedActivation::forward(const Tensor& x, Tape* tape) const {
+  if (tape) {
+    tape->x = x;
+    tape->children.resize(1);
+  }
+  const auto numbers = scalars(x, 1);
+  std::vector<Tensor> parts;
+  if (kept_ > 0)
+    parts.push_back(
+        activation_.forward(numbers.narrow(1, 0, kept_), tape ? &tape->children[0] : nullptr));
+  int64_t gate = kept_;
+  for (const auto& range : gated_) {
+    const auto open = numbers.narrow(1, gate, range.fields).sigmoid().unsqueeze(2);
+    const auto each =
+        x.narrow(1, range.first, range.channels()).unflatten(1, {range.fields, range.size});
+    parts.push_back((each * open).flatten(1, 2));
+    gate += range.fields;
+  }
+  return parts.size() == 1 ? parts[0] : torch::cat(parts, 1);
+}
+
+Tensor GatedActivation::backward(const Tensor& g, const Tape& tape, const Sink& sink,
+                                 bool needs_input) const {
+  if (sink.bend) sink.bend(*this, tape, g);
+  if (!needs_input) return Tensor();
+  const auto numbers = scalars(tape.x, 1);
+  std::vector<Tensor> of_numbers;
+  if (kept_ > 0)
+    of_numbers.push_back(activation_.backward(
+        g.narrow(2, 0, kept_), tape.children[0], [](const Block&, const Tensor&, const Tensor&) {},
+        true));
+  auto shape = tape.x.sizes().vec();
+  shape.insert(shape.begin(), g.size(0));
+  auto dx = torch::zeros(shape, g.options());
+  int64_t gate = kept_, first = kept_;
+  for (const auto& range : gated_) {
+    const auto open = numbers.narrow(1, gate, range.fields).sigmoid();
+    const auto each =
+        tape.x.narrow(1, range.first, range.channels()).unflatten(1, {range.fields, range.size});
+    const auto own = g.narrow(2, first, range.channels()).unflatten(2, {range.fields, range.size});
+    dx.narrow(2, range.first, range.channels()).copy_((own * open.unsqueeze(2)).flatten(2, 3));
+    of_numbers.push_back((own * each).sum(3) * open * (1 - open));
+    gate += range.fields, first += range.channels();
+  }
+  const auto all = torch::cat(of_numbers, 2);
+  int64_t begin = 0;
+  for (const auto& range : trivial_) {
+    dx.narrow(2, range.first, range.channels()).copy_(all.narrow(2, begin, range.channels()));
+    begin += range.channels();
+  }
+  return dx;
+}
+
+Tensor GatedActivation::jvp(const Tensor& dx, const Tape& tape, const Tangents& tangents) const {
+  if (!dx.defined()) return dx;
+  if (tangents.bend) tangents.bend(*this, tape, dx);
+  const auto numbers = scalars(tape.x, 1), tangent = scalars(dx, 2);
+  std::vector<Tensor> parts;
+  if (kept_ > 0)
+    parts.push_back(activation_.jvp(tangent.narrow(2, 0, kept_), tape.children[0], Tangents()));
+  int64_t gate = kept_;
+  for (const auto& range : gated_) {
+    const auto open = numbers.narrow(1, gate, range.fields).sigmoid();
+    const auto slope = open * (1 - open) * tangent.narrow(2, gate, range.fields);
+    const auto each =
+        tape.x.narrow(1, range.first, range.channels()).unflatten(1, {range.fields, range.size});
+    const auto own =
+        dx.narrow(2, range.first, range.channels()).unflatten(2, {range.fields, range.size});
+    parts.push_back((own * open.unsqueeze(2) + each * slope.unsqueeze(3)).flatten(2, 3));
+    gate += range.fields;
+  }
+  return parts.size() == 1 ? parts[0] : torch::cat(parts, 2);
+}
+
 }  // namespace evariste

@@ -103,25 +103,37 @@ std::string LayerTable::choice(std::string_view key, const std::vector<std::stri
   return value;
 }
 
-std::array<int64_t, 2> LayerTable::pair(std::string_view key,
-                                        std::optional<std::array<int64_t, 2>> fallback,
-                                        int64_t least) {
+template <size_t D>
+std::array<int64_t, D> LayerTable::sizes(std::string_view key,
+                                         std::optional<std::array<int64_t, D>> fallback,
+                                         int64_t least) {
   const auto* node = find(key);
   if (!node) {
     if (!fallback) fail(fmt::format("key \"{}\" is missing", key));
     return *fallback;
   }
+  std::array<int64_t, D> out{};
   if (node->is_integer()) {
-    const auto value = integer(key, {}, least);
-    return {value, value};
+    out.fill(integer(key, {}, least));
+    return out;
   }
   const auto* list = node->as_array();
-  if (!list || list->size() != 2 || !(*list)[0].is_integer() || !(*list)[1].is_integer())
-    fail(fmt::format("{}: expected an integer or [h, w], found {}", key, toml_kind(*node)));
-  std::array<int64_t, 2> out = {(*list)[0].as_integer()->get(), (*list)[1].as_integer()->get()};
-  for (const auto value : out) expect_in_range(key, value, least);
+  const bool are_integers =
+      list && list->size() == D &&
+      std::all_of(list->begin(), list->end(), [](const auto& entry) { return entry.is_integer(); });
+  if (!are_integers)
+    fail(fmt::format("{}: expected an integer or {}, found {}", key,
+                     D == 2 ? "[h, w]" : "[d, h, w]", toml_kind(*node)));
+  for (size_t d = 0; d < D; ++d) {
+    out[d] = (*list)[d].as_integer()->get();
+    expect_in_range(key, out[d], least);
+  }
   return out;
 }
+template std::array<int64_t, 2> LayerTable::sizes(std::string_view,
+                                                  std::optional<std::array<int64_t, 2>>, int64_t);
+template std::array<int64_t, 3> LayerTable::sizes(std::string_view,
+                                                  std::optional<std::array<int64_t, 3>>, int64_t);
 
 const toml::array& LayerTable::list(std::string_view key) {
   const auto* node = find(key);

@@ -27,9 +27,10 @@ class LayerTable {
   std::string text(std::string_view key, std::optional<std::string> fallback = {});
   /// One of `known`, the first where the key is absent.
   std::string choice(std::string_view key, const std::vector<std::string>& known);
-  /// A number or [h, w].
-  std::array<int64_t, 2> pair(std::string_view key, std::optional<std::array<int64_t, 2>> fallback,
-                              int64_t least);
+  /// A number or one for each axis: [h, w], [d, h, w].
+  template <size_t D>
+  std::array<int64_t, D> sizes(std::string_view key, std::optional<std::array<int64_t, D>> fallback,
+                               int64_t least);
   /// Whatever the key has; null where it is absent.
   const toml::node* any(std::string_view key) { return find(key); }
   const toml::array& list(std::string_view key);

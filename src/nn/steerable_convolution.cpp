@@ -4,7 +4,6 @@
 
 #include "core/error.h"
 #include "groups/kernel_basis.h"
-#include "nn/expanded_convolution.h"
 #include "nn/field_basis.h"
 
 namespace evariste {
@@ -13,7 +12,7 @@ namespace {
 /// Basis kernels from fields of one kind.
 struct Source {
   int64_t fields, first, channels;  // channels of one field
-  Tensor basis;                     // buffer [N, d_b, d_a, k, k]
+  Tensor basis;                     // buffer [N, d_b, d_a, kernel...]
 };
 
 /// A basis in the type and on the device of the weights, converted once.
@@ -41,32 +40,31 @@ class Converted {
 }  // namespace
 
 /// One kind of output fields: n_b fields of d_b channels.
-class SteerableConv2d::Map : public ExpandedConvBlock {
+template <class Conv>
+class SteerableConv<Conv>::Map : public ExpandedBlock<Conv> {
  public:
-  Map(const Tensor& weight, const ConvGeometry& geometry, const std::vector<Source>& sources,
+  Map(const Tensor& weight, const Geometry& geometry, const std::vector<Source>& sources,
       int64_t inputs)
-      : ExpandedConvBlock(weight, geometry), inputs_(inputs) {
+      : ExpandedBlock<Conv>(weight, geometry), inputs_(inputs) {
     for (const auto& source : sources) sources_.push_back({source, Converted(source.basis)});
     size_ = sources[0].basis.size(1);
   }
 
-  Tensor to_positions(
-      const Tensor& y) const override {  // [m, n_b d_b, H, W] -> [1, m, d_b H W, n_b]
+  Tensor to_positions(const Tensor& y) const override {  // [m, n_b d_b, ...] -> [1, m, d_b T, n_b]
     return y.reshape({y.size(0), fields(), size_, -1})
         .permute({0, 2, 3, 1})
         .flatten(1, 2)
         .unsqueeze(0);
   }
   Tensor from_positions(const Tensor& y, const Tensor& x) const override {
-    const auto [h, w] = geometry_.output_size(x.size(2), x.size(3));
-    return y[0]
-        .unflatten(1, {size_, -1})
-        .permute({0, 3, 1, 2})
-        .reshape({y.size(1), fields() * size_, h, w});
+    std::vector<int64_t> shape = {y.size(1), fields() * size_};
+    const auto grid = this->geometry_.output_of(x.sizes());
+    shape.insert(shape.end(), grid.begin(), grid.end());
+    return y[0].unflatten(1, {size_, -1}).permute({0, 3, 1, 2}).reshape(shape);
   }
 
   Tensor kernel(const Tensor& matrix) const override {
-    const auto p = geometry_.kernel[0] * geometry_.kernel[1];
+    const auto p = this->geometry_.points();
     std::vector<Tensor> columns;
     int64_t at = 0;
     for (const auto& [source, converted] : sources_) {
@@ -82,12 +80,12 @@ class SteerableConv2d::Map : public ExpandedConvBlock {
       at += count;
     }
     const auto all = columns.size() == 1 ? columns[0] : torch::cat(columns, 1);
-    return all.view({fields() * size_, inputs_, geometry_.kernel[0], geometry_.kernel[1]});
+    return all.view(kernel_sizes());
   }
 
  protected:
   std::vector<int64_t> kernel_sizes() const override {
-    return {fields() * size_, inputs_, geometry_.kernel[0], geometry_.kernel[1]};
+    return this->geometry_.weight_shape(fields() * size_, inputs_);
   }
 
   Tensor pull_back(const Tensor& kernel) const override {
@@ -126,11 +124,11 @@ class SteerableConv2d::Map : public ExpandedConvBlock {
     Source source;
     Converted basis;
   };
-  int64_t fields() const { return weight_.size(0); }
+  int64_t fields() const { return this->weight_.size(0); }
 
   /// Rows [.., C P] -> [.., J]: what the kernels' component o makes of a patch.
   Tensor by_basis(const Tensor& rows, int64_t o) const {
-    const auto p = geometry_.kernel[0] * geometry_.kernel[1];
+    const auto p = this->geometry_.points();
     std::vector<Tensor> columns;
     for (const auto& [source, converted] : sources_) {
       const auto each = source.channels * p;
@@ -151,11 +149,12 @@ class SteerableConv2d::Map : public ExpandedConvBlock {
 /// one column of equal entries that is the same number in every channel of a field, and components
 /// are positions as those of the weight are. Otherwise outputs are (u, t), and T has orthonormal
 /// columns.
-class SteerableConv2d::Bias : public BiasBlock {
+template <class Conv>
+class SteerableConv<Conv>::Bias : public BiasBlock {
  public:
   /// basis: T [d_b, q], undefined for the column of ones.
   Bias(const Tensor& vector, int64_t fields, int64_t size, const Tensor& basis)
-      : BiasBlock(vector, {1, fields * size, 1, 1}, Axis::kFirst),
+      : BiasBlock(vector, broadcast(fields * size), Axis::kFirst),
         fields_(fields),
         size_(size),
         basis_(basis) {
@@ -221,14 +220,15 @@ bool is_one_of_equal_entries(const Matrix& columns) {
 
 /// The kernels that psi turns, from every kind of input fields to one kind of output fields.
 struct Bases {
-  std::vector<Tensor> of_input;  // [N, d_b, d_a, k, k]
+  std::vector<Tensor> of_input;  // [N, d_b, d_a, kernel...]
   int64_t weights = 0;           // of one output field
 };
 
 /// Rows are scaled so that weights of variance 1/J give an irrep of the output the variance of the
 /// input: equal parts from every kind of irrep that leads to it, and within one from every kernel.
+template <class Geometry>
 Bases bases_to(const FieldType::Kind& kind, const FieldType& in, const Irrep& psi,
-               const ConvGeometry& geometry) {
+               const Geometry& geometry) {
   const auto size = static_cast<int>(geometry.kernel[0]),
              dilation = static_cast<int>(geometry.dilation[0]);
   const int band = psi.is_trivial ? kEquivariant : psi.frequency;
@@ -239,9 +239,10 @@ Bases bases_to(const FieldType::Kind& kind, const FieldType& in, const Irrep& ps
   };
   Bases out;
   for (const auto& from : in.kinds) {
-    bases.push_back(part_of(kernel_basis(from.representation, kind.representation, size,
-                                         default_rings(size, 2, dilation), dilation, band),
-                            psi));
+    bases.push_back(
+        part_of(kernel_basis(from.representation, kind.representation, size,
+                             default_rings(size, in.group->dimension(), dilation), dilation, band),
+                psi));
     const auto& basis = bases.back();
     for (size_t n = 0; n < basis.inputs.size(); ++n)
       counts[basis.outputs[n]][name_of(from, basis.inputs[n])] += static_cast<double>(from.count);
@@ -260,21 +261,29 @@ Bases bases_to(const FieldType::Kind& kind, const FieldType& in, const Irrep& ps
       basis.values.row(static_cast<Eigen::Index>(n)) *= std::sqrt(
           static_cast<double>(out.weights) / (static_cast<double>(into.size()) * kernels));
     }
-    out.of_input.push_back(as_tensor(basis.values)
-                               .view({basis.size(), kind.representation.size(),
-                                      from.representation.size(), size, size}));
+    std::vector<int64_t> shape = {basis.size(), kind.representation.size(),
+                                  from.representation.size()};
+    shape.insert(shape.end(), geometry.kernel.begin(), geometry.kernel.end());
+    out.of_input.push_back(as_tensor(basis.values).view(shape));
   }
   return out;
 }
 
 }  // namespace
 
-SteerableConv2d::SteerableConv2d(const FieldType& in, const FieldType& out, const Options& options)
+template <class Conv>
+SteerableConv<Conv>::SteerableConv(const FieldType& in, const FieldType& out,
+                                   const Options& options)
     : in_(in), out_(out) {
-  geometry_.kernel = {options.kernel, options.kernel};
-  geometry_.stride = {options.stride, options.stride};
-  geometry_.padding = {options.padding, options.padding};
-  geometry_.dilation = {options.dilation, options.dilation};
+  constexpr int kDimension = static_cast<int>(Geometry::kDimension);
+  if (in.group->dimension() != kDimension)
+    throw UsageError(fmt::format("{} acts on {}, this convolution is one of {}", in.group->name(),
+                                 in.group->dimension() == 3 ? "space" : "the plane",
+                                 kDimension == 3 ? "space" : "the plane"));
+  geometry_.kernel = Geometry::all(options.kernel);
+  geometry_.stride = Geometry::all(options.stride);
+  geometry_.padding = Geometry::all(options.padding);
+  geometry_.dilation = Geometry::all(options.dilation);
   geometry_.circular = options.circular;
   const auto psi =
       options.isotypic.empty() ? in.group->irreps(0)[0] : in.group->irrep(options.isotypic);
@@ -288,7 +297,8 @@ SteerableConv2d::SteerableConv2d(const FieldType& in, const FieldType& out, cons
     for (size_t a = 0; a < in.kinds.size(); ++a) {
       auto kernels = bases.of_input[a];
       if (kernels.size(0) > 0)  // without any, these channels are not looked at
-        kernels = register_buffer(is_single ? "basis" : fmt::format("basis_{}_{}", b, a), kernels);
+        kernels =
+            this->register_buffer(is_single ? "basis" : fmt::format("basis_{}_{}", b, a), kernels);
       const auto& from = in.kinds[a];
       sources.push_back({from.count, first, from.representation.size(), kernels});
       first += from.channels();
@@ -297,17 +307,17 @@ SteerableConv2d::SteerableConv2d(const FieldType& in, const FieldType& out, cons
     const double bound = 1 / std::sqrt(static_cast<double>(bases.weights));
     Part part;
     part.map = std::make_unique<Map>(
-        register_parameter("weight" + suffix,
-                           torch::empty({kind.count, bases.weights}).uniform_(-bound, bound)),
+        this->register_parameter("weight" + suffix,
+                                 torch::empty({kind.count, bases.weights}).uniform_(-bound, bound)),
         geometry_, sources, in.channels());
     const auto trivial = trivial_columns(kind.representation);
     if (options.bias && psi.is_trivial && trivial.cols() > 0) {
       part.bias = std::make_unique<Bias>(
-          register_parameter("bias" + suffix, torch::zeros({kind.count * trivial.cols()})),
+          this->register_parameter("bias" + suffix, torch::zeros({kind.count * trivial.cols()})),
           kind.count, kind.representation.size(),
           is_one_of_equal_entries(trivial)
               ? Tensor()
-              : register_buffer("bias_basis" + suffix, as_tensor(trivial)));
+              : this->register_buffer("bias_basis" + suffix, as_tensor(trivial)));
       part.map->bias = part.bias.get();
     }
     part.first = channel, part.channels = kind.channels();
@@ -316,15 +326,18 @@ SteerableConv2d::SteerableConv2d(const FieldType& in, const FieldType& out, cons
   }
 }
 
-SteerableConv2d::~SteerableConv2d() = default;
+template <class Conv>
+SteerableConv<Conv>::~SteerableConv() = default;
 
-Tensor SteerableConv2d::kernel() const {
+template <class Conv>
+Tensor SteerableConv<Conv>::kernel() const {
   std::vector<Tensor> rows;
   for (const auto& part : parts_) rows.push_back(part.map->kernel(part.map->value()));
   return rows.size() == 1 ? rows[0] : torch::cat(rows);
 }
 
-std::pair<Tensor, Tensor> SteerableConv2d::plain() const {
+template <class Conv>
+std::pair<Tensor, Tensor> SteerableConv<Conv>::plain() const {
   std::vector<Tensor> biases;
   bool has_bias = false;
   for (const auto& part : parts_) {
@@ -335,37 +348,43 @@ std::pair<Tensor, Tensor> SteerableConv2d::plain() const {
   return {kernel(), has_bias ? torch::cat(biases) : Tensor()};
 }
 
-Tensor SteerableConv2d::forward(const Tensor& x, Tape* tape) const {
+template <class Conv>
+Tensor SteerableConv<Conv>::forward(const Tensor& x, Tape* tape) const {
   if (tape) tape->x = x;
   const auto [w, b] = plain();
-  const auto y = ConvBlock(w, geometry_).apply(w.flatten(1).unsqueeze(0), x);
-  return b.defined() ? y + b.view({1, -1, 1, 1}) : y;
+  const auto y = Conv(w, geometry_).apply(w.flatten(1).unsqueeze(0), x);
+  return b.defined() ? y + b.view(broadcast(b.numel())) : y;
 }
 
-Tensor SteerableConv2d::backward(const Tensor& g, const Tape& tape, const Sink& sink,
-                                 bool needs_input) const {
+template <class Conv>
+Tensor SteerableConv<Conv>::backward(const Tensor& g, const Tape& tape, const Sink& sink,
+                                     bool needs_input) const {
   for (const auto& part : parts_) {
     const auto own = parts_.size() == 1 ? g : g.narrow(2, part.first, part.channels);
     sink(*part.map, tape.x, own);
     if (part.bias) sink(*part.bias, tape.x, own);
   }
   if (!needs_input) return Tensor();
-  return unfold(ConvBlock(kernel(), geometry_).backward_data(fold(g), tape.x), g.size(0));
+  return unfold(Conv(kernel(), geometry_).backward_data(fold(g), tape.x), g.size(0));
 }
 
-Tensor SteerableConv2d::jvp(const Tensor& dx, const Tape& tape, const Tangents& tangents) const {
+template <class Conv>
+Tensor SteerableConv<Conv>::jvp(const Tensor& dx, const Tape& tape,
+                                const Tangents& tangents) const {
   Tensor dy;
   if (dx.defined()) {
     const auto w = kernel();
-    dy = unfold(ConvBlock(w, geometry_).apply(w.flatten(1).unsqueeze(0), fold(dx)), dx.size(0));
+    dy = unfold(Conv(w, geometry_).apply(w.flatten(1).unsqueeze(0), fold(dx)), dx.size(0));
   }
   for (const auto& part : parts_) {
     auto own = tangents(*part.map, tape.x);
     if (part.bias)
       if (const auto db = tangents(*part.bias, tape.x); db.defined()) {
         if (!own.defined()) {
-          const auto [h, w] = geometry_.output_size(tape.x.size(2), tape.x.size(3));
-          own = torch::zeros({db.size(0), tape.x.size(0), part.channels, h, w}, tape.x.options());
+          std::vector<int64_t> shape = {db.size(0), tape.x.size(0), part.channels};
+          const auto grid = geometry_.output_of(tape.x.sizes());
+          shape.insert(shape.end(), grid.begin(), grid.end());
+          own = torch::zeros(shape, tape.x.options());
         }
         own = add_tangent(own, db);
       }
@@ -375,24 +394,33 @@ Tensor SteerableConv2d::jvp(const Tensor& dx, const Tape& tape, const Tangents& 
       shape[2] = out_.channels();
       dy = torch::zeros(shape, own.options());
     }
-    dy = parts_.size() == 1
-             ? dy + own
-             : dy + torch::constant_pad_nd(own, {0, 0, 0, 0, part.first,
-                                                 out_.channels() - part.first - part.channels});
+    if (parts_.size() == 1) {
+      dy = dy + own;
+      continue;
+    }
+    std::vector<int64_t> beside(2 * Geometry::kDimension, 0);  // other kinds' channels
+    beside.push_back(part.first);
+    beside.push_back(out_.channels() - part.first - part.channels);
+    dy = dy + torch::constant_pad_nd(own, beside);
   }
   return dy;
 }
 
-void SteerableConv2d::before_polyphase(int64_t stride) {
+template <class Conv>
+void SteerableConv<Conv>::before_polyphase(int64_t stride) {
   for (const auto& part : parts_) part.map->phase_stride = stride;
 }
 
-void SteerableConv2d::visit_blocks(const std::function<void(Block&)>& visit) {
+template <class Conv>
+void SteerableConv<Conv>::visit_blocks(const std::function<void(Block&)>& visit) {
   for (const auto& part : parts_) {
     visit(*part.map);
     if (part.bias) visit(*part.bias);
   }
 }
+
+template class SteerableConv<ConvBlock>;
+template class SteerableConv<VolumeConvBlock>;
 
 FieldPool::FieldPool(const FieldType& fields) : channels_(fields.channels()) {
   for (const auto& kind : fields.kinds) kinds_.emplace_back(kind.count, kind.representation.size());

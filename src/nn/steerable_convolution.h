@@ -1,5 +1,6 @@
-// Steerable convolutions: kernels that a group of the plane keeps (Weiler & Cesa 2019, arXiv
-// 1911.08251), so that turning the input turns the output, field by field.
+// Steerable convolutions: kernels that a group of the plane (Weiler & Cesa 2019, arXiv 1911.08251)
+// or of space (Weiler et al. 2018, arXiv 1807.02547) keeps, so that turning the input turns the
+// output, field by field.
 //
 // Between fields of representations rho_a (d_a channels) and rho_b the kernel is sum_n w_n B_n with
 // the basis B of groups/kernel_basis.h. For n_b fields of kind b,
@@ -10,40 +11,45 @@
 // of a field and over pixels t. So every kind of output has one Block, of positions (o, t).
 #pragma once
 
-#include "nn/convolution.h"
+#include "nn/expanded_convolution.h"
 #include "nn/field_type.h"
 #include "nn/pointwise.h"
 
 namespace evariste {
 
+struct SteerableOptions {
+  int64_t kernel = 3;  ///< odd
+  int64_t stride = 1;
+  int64_t padding = 0;
+  int64_t dilation = 1;
+  bool circular = false;
+  bool bias = true;  ///< on the trivial irreps of the output: no other would commute
+  /// Which kernels, by the irrep that the group turns them by: the trivial one for those that it
+  /// keeps (""), or another one, a pathway out of equivariance. All of them in a Sum are the
+  /// convolution with any kernel; how far a layer is equivariant is then a matter of their
+  /// priors.
+  std::string isotypic = {};
+};
+
 /// Parameters weight [n_b, J_b] and bias [n_b trivial irreps of b] (weight_b, bias_b, b = 0, 1 ...,
-/// where the output has several kinds); buffers basis (basis_b_a) [N, d_b, d_a, k, k], float64,
-/// with rows scaled so that weights of variance 1/J give every output irrep the variance of its
-/// input
-/// ("generalised He": Weiler & Cesa 2019, section 2.7, one weight for every copy).
-class SteerableConv2d : public Layer {
+/// where the output has several kinds); buffers basis (basis_b_a) [N, d_b, d_a, k, k], in space
+/// [.., k, k, k], float64, with rows scaled so that weights of variance 1/J give every output irrep
+/// the variance of its input ("generalised He": Weiler & Cesa 2019, section 2.7, one weight for
+/// every copy).
+/// Conv: the block of the plain convolution, ConvBlock or VolumeConvBlock.
+template <class Conv>
+class SteerableConv : public Layer {
  public:
-  struct Options {
-    int64_t kernel = 3;  ///< odd
-    int64_t stride = 1;
-    int64_t padding = 0;
-    int64_t dilation = 1;
-    bool circular = false;
-    bool bias = true;  ///< on the trivial irreps of the output: no other would commute
-    /// Which kernels, by the irrep that the group turns them by: the trivial one for those that it
-    /// keeps (""), or another one, a pathway out of equivariance. All of them in a Sum are the
-    /// convolution with any kernel; how far a layer is equivariant is then a matter of their
-    /// priors.
-    std::string isotypic = {};
-  };
+  using Geometry = typename Conv::Geometry;
+  using Options = SteerableOptions;
   /// Throws UsageError where no kernel leads to a kind of output field.
-  SteerableConv2d(const FieldType& in, const FieldType& out, const Options& options);
-  ~SteerableConv2d() override;
+  SteerableConv(const FieldType& in, const FieldType& out, const Options& options);
+  ~SteerableConv() override;
 
   const FieldType& in() const { return in_; }
   const FieldType& out() const { return out_; }
-  const ConvGeometry& geometry() const { return geometry_; }
-  /// Of the plain convolution that this one is: [C_out, C_in, k, k] and [C_out] (undefined
+  const Geometry& geometry() const { return geometry_; }
+  /// Of the plain convolution that this one is: [C_out, C_in, kernel...] and [C_out] (undefined
   /// without).
   std::pair<Tensor, Tensor> plain() const;
 
@@ -63,11 +69,22 @@ class SteerableConv2d : public Layer {
     int64_t first, channels;
   };
   Tensor kernel() const;
+  /// [1, channels, 1 ...], as a bias is added.
+  static std::vector<int64_t> broadcast(int64_t channels) {
+    std::vector<int64_t> shape(Geometry::kDimension + 2, 1);
+    shape[1] = channels;
+    return shape;
+  }
 
   FieldType in_, out_;
-  ConvGeometry geometry_;
+  Geometry geometry_;
   std::vector<Part> parts_;
 };
+
+extern template class SteerableConv<ConvBlock>;
+extern template class SteerableConv<VolumeConvBlock>;
+using SteerableConv2d = SteerableConv<ConvBlock>;
+using SteerableConv3d = SteerableConv<VolumeConvBlock>;
 
 /// Of every field one channel: its largest (fields of permutations), [n, C, ...] -> [n, fields,
 /// ...]; ties go to the first.

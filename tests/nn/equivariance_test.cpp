@@ -111,5 +111,50 @@ TEST_CASE("elements that a field does not know have no error there", "[nn][equiv
   CHECK(std::isnan(found.error[0][0].item<double>()));  // an eighth of a turn
   CHECK(found.error[0][1].item<double>() < 1e-12);      // a quarter
   CHECK(found.error[3][0].item<double>() > 0);          // outputs should be invariant
-  CHECK_THROWS_WITH(elements_to_test(*make_group("SO(3)"), 8), Contains("of the plane"));
+}
+
+namespace {
+
+/// A smooth lump off the centre, within the ball that fits into the volume: [1, 1, side, ..].
+Tensor lump(int64_t side) {
+  const auto place = torch::arange(side, torch::kFloat64) - 0.5 * static_cast<double>(side - 1);
+  const double width = 0.16 * static_cast<double>(side);
+  const auto along = [&](double centre) { return (place - centre * width).square(); };
+  const auto square = along(0.5).view({-1, 1, 1}) + along(-0.7).view({1, -1, 1}) + along(0.4);
+  return (-square / (2 * width * width)).exp().view({1, 1, side, side, side});
+}
+
+EquivarianceErrors errors_in_space(const std::string& layers, const char* group, int64_t side) {
+  const auto text = fmt::format("input = [1, {0}, {0}, {0}]\nlayer = [{1}]", side, layers);
+  const auto network = network_of(text);
+  randomise(*network, 3);
+  const auto acting = make_group(group, 3);
+  return equivariance_errors(*network, layer_fields(toml::parse(text), "net.toml"),
+                             FieldType::trivial(acting, 1), lump(side),
+                             elements_to_test(*acting, 6));
+}
+
+}  // namespace
+
+TEST_CASE("a steerable network on volumes has no error at rotations of the cube",
+          "[nn][equivariance]") {
+  const std::string layers =
+      "{ type = 'steerable_conv3d', group = 'SO(3)', out = ['4 trivial', '2 (1)'], padding = 1 }, "
+      "{ "
+      "type = 'gated' }, ";
+  const auto cube =
+      errors_in_space(layers + "{ type = 'global_avgpool' }, { type = 'linear', out = 2 }", "O", 5);
+  CHECK(cube.error.size(1) == 23);
+  CHECK(largest(cube.error.narrow(0, 0, 2)) < 1e-12);
+  CHECK(cube.floor.max().item<double>() == 0);
+  const auto any = errors_in_space(layers + "{ type = 'global_avgpool' }", "SO(3)", 15);
+  CHECK(any.error.size(1) == 6);
+  CHECK(largest(any.error[0]) < 0.1);
+  CHECK(largest(any.floor[0]) > 0);
+  const auto plain = errors_in_space(
+      "{ type = 'conv3d', out = 3, kernel = 3, padding = 1 }, { type = 'global_avgpool' }", "SO(3)",
+      15);
+  CHECK(largest(plain.error[0]) > 3 * largest(any.error[0]));
+  CHECK_THROWS_WITH(errors_of("{ type = 'global_avgpool' }", "T"),
+                    Contains("T does not act on [3, 1, 9, 9]"));
 }

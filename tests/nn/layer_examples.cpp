@@ -33,6 +33,15 @@ const std::vector<LayerExample>& layer_examples() {
       {"conv1d", "groups, stride, dilation", "[2, 8]",
        "{ type = 'conv1d', out = 4, kernel = 2, stride = 2, padding = 1, dilation = 2, "
        "groups = 2 }, { type = 'tanh' }"},
+      {"conv3d", "zero padding, stride, dilation", "[2, 3, 4, 4]",
+       "{ type = 'conv3d', out = 2, kernel = [2, 3, 2], stride = [1, 2, 1], padding = [0, 1, 1], "
+       "dilation = [1, 1, 2] }, { type = 'tanh' }"},
+      {"conv3d", "groups, circular", "[2, 2, 3, 2]",
+       "{ type = 'conv3d', out = 4, kernel = [1, 3, 2], padding = [0, 1, 2], groups = 2, "
+       "padding_mode = 'circular', bias = false }"},
+      {"avgpool3d", "before a convolution of volumes", "[1, 4, 4, 3]",
+       "{ type = 'avgpool3d', kernel = [2, 2, 1] }, { type = 'tanh' }, { type = 'conv3d', out = 2, "
+       "kernel = 2 }"},
       {"fc", "stride 2", image, "{ type = 'fc', out = 2, stride = 2 }, { type = 'tanh' }"},
       {"fc", "after a convolution", image, conv + "{ type = 'fc', out = 2, bias = false }"},
       {"factored_fc", "stride 2", image,
@@ -83,6 +92,20 @@ const std::vector<LayerExample>& layer_examples() {
        "'steerable_conv', "
        "out = '2 trivial', padding = 1, isotypic = '(2)' }, { type = 'steerable_conv', out = '2 "
        "trivial', padding = 1, isotypic = '(1)' }] }, { type = 'tanh' }"},
+      {"steerable_conv3d", "rotations of space", "[1, 3, 3, 3]",
+       "{ type = 'steerable_conv3d', group = 'SO(3)', out = ['2 trivial', '1 (1)'], padding = 1 }, "
+       "{ type = 'steerable_conv3d', out = ['1 (1)', '2 trivial'], stride = 2 }"},
+      {"steerable_conv3d", "a finite group, circular", "[1, 2, 3, 3]",
+       "{ type = 'steerable_conv3d', group = 'T', out = '1 regular', padding = 1, padding_mode = "
+       "'circular', bias = false }, { type = 'tanh' }"},
+      {"gated", "fields of the plane", "[1, 4, 4]",
+       "{ type = 'steerable_conv', group = 'SO(2)', out = ['1 (1)', '3 trivial', '1 (2)'], padding "
+       "= 1 }, { type = 'gated', activation = 'tanh' }, { type = 'steerable_conv', out = '2 "
+       "trivial' "
+       "}"},
+      {"gated", "every channel a gate", "[2, 3, 3, 3]",
+       "{ type = 'steerable_conv3d', group = 'O', out = ['1 trivial', '1 T1'] }, { type = 'gated' "
+       "}"},
       {"fourier", "of rotations", "[1, 4, 4]",
        "{ type = 'steerable_conv', group = 'SO(2)', out = ['1 <2', '1 trivial'], padding = 1 }, "
        "{ type = 'fourier' }, { type = 'avgpool', kernel = 2 }"},

@@ -15,12 +15,12 @@ using namespace evariste;
 
 namespace {
 
-/// g acting on images [n, C, S, S] of fields: pixels and channels.
+/// g acting on images [n, C, S, S] or volumes of fields: pixels and channels.
 Tensor acted(const Tensor& x, const FieldType& fields, const Element& g) {
   const auto index = grid_action(g, static_cast<int>(x.size(2)));
   REQUIRE(index);
-  const auto moved = x.flatten(2).index_select(2, torch::tensor(*index)).view(x.sizes());
-  return torch::einsum("ab,nbhw->nahw", {as_tensor(fields.at(g)), moved});
+  const auto moved = x.flatten(2).index_select(2, torch::tensor(*index));
+  return as_tensor(fields.at(g)).matmul(moved).view(x.sizes());
 }
 
 void check_close(const Tensor& found, const Tensor& expected, double tolerance = 1e-11) {
@@ -92,6 +92,84 @@ TEST_CASE("a steerable convolution is the plain one of its kernel", "[nn][steera
     const auto [w, b] = layer->plain();
     check_close(layer->forward(x, nullptr), torch::conv2d(x, w, b, 2, 2, 2));
   }
+}
+
+TEST_CASE("turning a volume turns the output, field by field", "[nn][steerable]") {
+  torch::NoGradGuard no_grad;
+  const Case cases[] = {{"SO(3)", {"2 trivial", "1 (1)"}, {"1 <1", "1 (2)"}},
+                        {"SO(3)", {"1 (2)"}, {"2 (1)", "1 (3)"}},
+                        {"O(3)", {"1 (1,1)", "1 trivial"}, {"1 (0,1)", "1 (1,1)", "1 (0,2)"}},
+                        {"O", {"1 trivial"}, {"1 regular", "1 T2"}},
+                        {"Th", {"1 trivial"}, {"1 regular"}},
+                        {"T", {"1 regular"}, {"1 E", "2 T"}},
+                        {"C4", {"1 (1)"}, {"1 regular"}}};
+  const auto cube = make_group("Oh", 3);
+  for (const auto& c : cases) {
+    const auto group = make_group(c.group, 3);
+    SteerableOptions options;
+    options.padding = 1;
+    SteerableConv3d layer(FieldType::parse(group, c.in), FieldType::parse(group, c.out), options);
+    layer.to(torch::kFloat64);
+    uint64_t seed = 3;
+    for (auto& w : layer.parameters()) w.copy_(random_tensor(w.sizes(), seed++));
+    CAPTURE(c.group, layer.in().text(), layer.out().text());
+    const auto x = random_tensor({2, layer.in().channels(), 5, 5, 5}, 5);
+    const auto y = layer.forward(x, nullptr);
+    const auto [w, b] = layer.plain();
+    check_close(y, torch::conv3d(x, w, b, 1, 1));
+    int checked = 0;
+    for (const auto& g : cube->elements()) {
+      if (!group->contains(g)) continue;
+      check_close(layer.forward(acted(x, layer.in(), g), nullptr), acted(y, layer.out(), g));
+      ++checked;
+    }
+    CHECK(checked >= 4);
+  }
+}
+
+TEST_CASE("gates commute with every rotation", "[nn][steerable]") {
+  torch::NoGradGuard no_grad;
+  Draws draws(Stream(3));
+  for (const auto& [name, kinds] : std::vector<std::pair<const char*, std::vector<std::string>>>{
+           {"SO(3)", {"1 (1)", "5 trivial", "2 (2)"}},
+           {"O(3)", {"3 trivial", "2 (1,1)", "1 (1,0)"}},
+           {"SO(2)", {"2 trivial", "1 (3)", "1 (1)"}},
+           {"D4", {"4 trivial", "2 (1,1)", "1 regular"}}}) {
+    const auto fields = FieldType::parse(make_group(name), kinds);
+    const GatedActivation gated(fields, "tanh");
+    CAPTURE(fields.text(), gated.out().text());
+    const auto x = random_tensor({4, fields.channels(), 6}, 3);
+    const auto y = gated.forward(x, nullptr);
+    CHECK(y.size(1) == gated.out().channels());
+    for (int i = 0; i < 5; ++i) {
+      const auto g = fields.group->sample(draws);
+      check_close(gated.forward(as_tensor(fields.at(g)).matmul(x), nullptr),
+                  as_tensor(gated.out().at(g)).matmul(y));
+    }
+  }
+  // The last of the trivial channels are the gates, the others come first.
+  const auto fields = FieldType::parse(make_group("SO(2)"), {"1 (1)", "2 trivial"});
+  const auto y =
+      GatedActivation(fields, "relu")
+          .forward(torch::tensor({3.0, 4.0, -1.0, 0.0}, torch::kFloat64).view({1, 4}), nullptr);
+  check_close(y, torch::tensor({0.0, 1.5, 2.0}, torch::kFloat64).view({1, 3}));
+}
+
+TEST_CASE("a network on volumes is invariant where its last fields are", "[nn][steerable]") {
+  torch::NoGradGuard no_grad;
+  const auto network = network_of(
+      "input = [1, 6, 6, 6]\nlayer = [{ type = 'steerable_conv3d', group = 'SO(3)', padding = 1, "
+      "out = ['4 trivial', '1 (1)', '1 (2)'] }, { type = 'gated' }, { type = 'avgpool3d', kernel = "
+      "2 "
+      "}, { type = 'steerable_conv3d', out = '3 trivial', padding = 1 }, { type = 'elu' }, { type "
+      "= "
+      "'global_avgpool' }, { type = 'linear', out = 3 }]");
+  randomise(*network, 2);
+  const auto x = random_tensor({2, 1, 6, 6, 6}, 7);
+  const auto y = network->forward(x);
+  const auto cube = make_group("O", 3);
+  for (const auto& g : cube->elements())
+    check_close(network->forward(acted(x, FieldType::trivial(cube, 1), g)), y);
 }
 
 TEST_CASE("a regular field of C4 shifts by one with a quarter turn", "[nn][steerable]") {
@@ -284,5 +362,12 @@ TEST_CASE("steerable layers say what does not commute with their fields", "[nn][
   wrong("{ type = 'steerable_conv', group = 'O(2)', out = '1 (1,0)' }",
         "no kernel of size 3 leads");
   wrong("{ type = 'steerable_conv', group = 'T', out = '1 trivial' }", "acts on space");
+  wrong("{ type = 'steerable_conv3d', group = 'T', out = '1 trivial' }",
+        "expected an input [C, D, H, W], got [1, 5, 5]");
+  wrong("{ type = 'gated', group = 'SO(2)' }", "for each a trivial channel as its gate");
+  wrong(
+      "{ type = 'steerable_conv', group = 'SO(2)', out = ['1 trivial', '2 (1)'] }, { type = "
+      "'gated' }",
+      "found SO(2): 1 trivial, 2 (1)");
   wrong("{ type = 'steerable_conv', group = 'C4', out = [1] }", "expected \"NUMBER KIND\"");
 }

@@ -332,6 +332,38 @@ layer = [
                      '{ type = "field_pool", group = "C4", in = "1 regular" }',
                      input_shape="[3, 4, 4]")
 
+    def test_volumes_and_gates(self):
+        network = self.layers('{ type = "steerable_conv3d", group = "SO(3)", padding = 1, '
+                              'out = ["3 trivial", "1 (1)", "1 (2)"] }, { type = "gated", activation = "tanh" }, '
+                              '{ type = "avgpool3d", kernel = 2 }, { type = "conv3d", out = 2, kernel = 2 }, '
+                              '{ type = "flatten" }', input_shape="[1, 4, 4, 4]")
+        self.assertEqual(evariste._TYPES["steerable_conv3d"][0], evariste._TYPES["steerable_conv"][0])
+        sizes = {"0.weight_0": (3, 2), "0.bias_0": (3,), "0.basis_0_0": (2, 1, 1, 3, 3, 3),
+                 "0.weight_1": (1, 1), "0.basis_1_0": (1, 3, 1, 3, 3, 3),
+                 "0.weight_2": (1, 1), "0.basis_2_0": (1, 5, 1, 3, 3, 3),
+                 "3.weight": (2, 9, 2, 2, 2), "3.bias": (2,)}
+        tensors = {name: torch.randn(size) for name, size in sizes.items()}
+        path = self.folder / "volumes.safetensors"
+        save_file(tensors, path)
+        evariste.load_weights(network, path)
+        x = torch.randn(2, 1, 4, 4, 4)
+        kernel = torch.cat([
+            torch.einsum("un,noizyx->uoizyx", tensors[f"0.weight_{b}"], tensors[f"0.basis_{b}_0"]).flatten(0, 1)
+            for b in range(3)])
+        y = torch.nn.functional.conv3d(x, kernel, torch.cat([tensors["0.bias_0"], torch.zeros(8)]), padding=1)
+        scalar, gates = y[:, :1].tanh(), y[:, 1:3].sigmoid()
+        y = torch.cat([scalar, y[:, 3:6] * gates[:, :1], y[:, 6:] * gates[:, 1:]], 1)
+        y = torch.nn.functional.avg_pool3d(y, 2)
+        y = torch.nn.functional.conv3d(y, tensors["3.weight"], tensors["3.bias"]).flatten(1)
+        torch.testing.assert_close(network(x), y, rtol=1e-4, atol=1e-4)
+        copy = self.folder / "copy.toml"
+        evariste.save_network(network, (1, 4, 4, 4), copy)
+        again = evariste.load_weights(evariste.load_network(copy), path)
+        torch.testing.assert_close(again(x), network(x))
+        self.refuses("for each a trivial channel as its gate",
+                     '{ type = "gated", group = "SO(2)", in = ["1 trivial", "1 (1)", "1 (2)"] }',
+                     input_shape="[5, 3, 3]")
+
     def test_both_readers_know_the_same_keys_and_values(self):
         # tests/nn/network_file_test.cpp holds the other reader to the same file.
         with open(ROOT / "tests/nn/network_files.toml", "rb") as file:
