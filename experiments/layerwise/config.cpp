@@ -346,9 +346,14 @@ void expect_valid(const LayerwiseConfig& config) {
   for (const auto& name : members) {
     const auto member = make_member(config, name);
     int64_t classes = 0;
-    for (const auto& task : config.tasks) classes = std::max(classes, task_classes(task));
+    for (const auto& task : config.tasks)
+      classes = std::max(classes, task_classes(task, config.data.set));
+    if (config.data.set == "shapes" && (member.train.flip_crop || member.augmentation.copies > 0))
+      throw UsageError(fmt::format("control {}: flips, crops and copies are of images, not of the "
+                                   "volumes of {}",
+                                   name, config.data.set));
     const auto network = build_network(member.network, network_place(config.network), classes);
-    for (const auto& task : config.tasks) expect_input(task, network->input());
+    for (const auto& task : config.tasks) expect_input(task, config.data.set, network->input());
     if (network->input() != input_of(config))
       throw UsageError(fmt::format(
           "control {}: network.input: expected [{}] as the run's network has, found [{}]", name,
@@ -366,7 +371,7 @@ void expect_valid(const LayerwiseConfig& config) {
   for (const auto& name : members) {
     const auto member = make_member(config, name);
     for (const auto& task : config.tasks) {
-      const auto classes = task_classes(task);
+      const auto classes = task_classes(task, config.data.set);
       const auto of_task = build_network(member.network, network_place(config.network), classes);
       if (of_task->outputs() < classes)
         throw UsageError(

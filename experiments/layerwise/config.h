@@ -73,7 +73,8 @@ struct LayerwiseConfig {
           "digit: the label ignores the position; quadrant: it needs it; or the data set upright, "
           "rotated (by up to 180 degrees), half-rotated (90), turned (by quarter turns), turn (the "
           "label "
-          "is digit and turn), translated, scaled");
+          "is digit and turn), translated, scaled; solids of shapes are upright, turned (by "
+          "rotations of the cube), rotated (any) or mirrored (reflected too)");
     field("controls", controls,
           "trainings beside the evidence's: map, conv, fc, unit, sgd, map-unit, or a [variant.*]");
     field(

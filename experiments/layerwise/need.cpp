@@ -27,7 +27,8 @@ struct Work {
 Work work_of(const LayerwiseConfig& config, const Member& member) {
   Work work;
   const auto& train = member.train;
-  const auto network = build_network(member.network, "[network]", task_classes(config.tasks[0]));
+  const auto network =
+      build_network(member.network, "[network]", task_classes(config.tasks[0], config.data.set));
   network->eval();
   for (const auto& p : network->parameters()) work.parameters += p.numel();
 

@@ -5,6 +5,7 @@
 #include <cmath>
 
 #include "core/error.h"
+#include "data/shapes.h"
 #include "data/transform.h"
 #include "io/safetensors.h"
 #include "nn/network.h"
@@ -16,40 +17,48 @@ using Make = Dataset (*)(const Dataset& raw, const Stream& stream);
 
 struct Task {
   const char* name;
-  int64_t classes;
-  Make make;            // raw images, once, before training; null: as they are
-  bool is_toy = false;  // makes normalised images of 32 x 32 itself
+  int64_t labels;            // for each class of the data set
+  Make make;                 // raw images, once, before training; null: as they are
+  bool is_toy = false;       // makes normalised images of 32 x 32 itself
+  const char* poses = "C1";  // of solids: the group they are turned by; null: not defined
 };
 
 const std::vector<Task>& tasks() {
   static const std::vector<Task> list = {
-      {"digit", 10,
+      {"digit", 1,
        [](const Dataset& raw, const Stream& stream) {
          return quadrant_mnist(raw, QuadrantLabel::Digit, stream);
        },
-       true},
-      {"quadrant", 40,
+       true, nullptr},
+      {"quadrant", 4,
        [](const Dataset& raw, const Stream& stream) {
          return quadrant_mnist(raw, QuadrantLabel::Quadrant, stream);
        },
-       true},
-      {"upright", 10, nullptr},
-      {"rotated", 10,
-       [](const Dataset& raw, const Stream& stream) { return rotated(raw, 180, stream); }},
-      {"half-rotated", 10,
-       [](const Dataset& raw, const Stream& stream) { return rotated(raw, 90, stream); }},
-      {"turned", 10,
+       true, nullptr},
+      {"upright", 1, nullptr},
+      {"rotated", 1,
+       [](const Dataset& raw, const Stream& stream) { return rotated(raw, 180, stream); }, false,
+       "SO(3)"},
+      {"half-rotated", 1,
+       [](const Dataset& raw, const Stream& stream) { return rotated(raw, 90, stream); }, false,
+       nullptr},
+      {"turned", 1,
        [](const Dataset& raw, const Stream& stream) {
          return quarter_turned(raw, TurnLabel::None, stream);
-       }},
-      {"turn", 40,
+       },
+       false, "O"},
+      {"turn", 4,
        [](const Dataset& raw, const Stream& stream) {
          return quarter_turned(raw, TurnLabel::Added, stream);
-       }},
-      {"translated", 10,
-       [](const Dataset& raw, const Stream& stream) { return translated(raw, stream); }},
-      {"scaled", 10,
-       [](const Dataset& raw, const Stream& stream) { return scaled(raw, std::log(2.0), stream); }},
+       },
+       false, nullptr},
+      {"translated", 1,
+       [](const Dataset& raw, const Stream& stream) { return translated(raw, stream); }, false,
+       nullptr},
+      {"scaled", 1,
+       [](const Dataset& raw, const Stream& stream) { return scaled(raw, std::log(2.0), stream); },
+       false, nullptr},
+      {"mirrored", 1, nullptr, false, "O(3)"},
   };
   return list;
 }
@@ -77,14 +86,27 @@ std::string task_title(const std::string& task, const std::string& set) {
                                                    : fmt::format("{} {}", task, set);
 }
 
-int64_t task_classes(const std::string& task) { return task_named(task).classes; }
+int64_t task_classes(const std::string& task, const std::string& set) {
+  return task_named(task).labels * dataset_classes(set);
+}
 
-void expect_input(const std::string& task, const std::vector<int64_t>& input) {
-  const bool is_toy = task_named(task).is_toy;
-  if (is_toy ? input != std::vector<int64_t>{1, 32, 32} : input.size() != 3 || input[1] != input[2])
+void expect_input(const std::string& task, const std::string& set,
+                  const std::vector<int64_t>& input) {
+  const auto& found = task_named(task);
+  const bool has_volumes = set == "shapes";
+  if (has_volumes && !found.poses)
+    throw UsageError(fmt::format("tasks: {} is for images, not for the volumes of {}", task, set));
+  if (!has_volumes && task == "mirrored")
+    throw UsageError(fmt::format("tasks: mirrored is for the volumes of shapes, not for {}", set));
+  const bool is_known = has_volumes    ? input == std::vector<int64_t>{1, 16, 16, 16}
+                        : found.is_toy ? input == std::vector<int64_t>{1, 32, 32}
+                                       : input.size() == 3 && input[1] == input[2];
+  if (!is_known)
     throw UsageError(fmt::format("network.input: expected {} for the images of {}, found [{}]",
-                                 is_toy ? "[1, 32, 32]" : "[C, S, S]", task,
-                                 fmt::join(input, ", ")));
+                                 has_volumes    ? "[1, 16, 16, 16]"
+                                 : found.is_toy ? "[1, 32, 32]"
+                                                : "[C, S, S]",
+                                 task, fmt::join(input, ", ")));
 }
 
 RawImages load_images(const LayerwiseConfig& config, const std::filesystem::path& root) {
@@ -109,9 +131,10 @@ Dataset task_images(const LayerwiseConfig& config, const std::string& name, cons
     const auto channels = static_cast<size_t>(raw.x.size(1));
     set.normalisation = {std::vector<double>(channels, 0), std::vector<double>(channels, 1)};
   }
+  expect_input(name, config.data.set, input);
+  if (raw.x.dim() == 5) return normalised(posed_shapes(set, task.poses, stream));
   if (task.make) set = task.make(set, stream);
   if (!task.is_toy) set = normalised(set);
-  expect_input(name, input);
   const auto channels = set.x.size(1), side = set.x.size(2);
   if (input[0] != channels)
     throw UsageError(

@@ -9,11 +9,11 @@
 namespace evariste {
 
 /// "digit", "quadrant", "upright", "rotated", "half-rotated", "turned", "turn", "translated",
-/// "scaled".
+/// "scaled", "mirrored".
 std::vector<std::string> task_names();
 /// "digit-MNIST", or "rotated fashion-mnist".
 std::string task_title(const std::string& task, const std::string& set);
-int64_t task_classes(const std::string& task);
+int64_t task_classes(const std::string& task, const std::string& set);
 
 /// The raw images that the tasks are made from, loaded once.
 struct RawImages {
@@ -23,10 +23,11 @@ struct RawImages {
 RawImages load_images(const LayerwiseConfig& config, const std::filesystem::path& root);
 
 /// Throws UsageError where no image of the task can be the input of a network.
-void expect_input(const std::string& task, const std::vector<int64_t>& input);
+void expect_input(const std::string& task, const std::string& set,
+                  const std::vector<int64_t>& input);
 
-/// x [N, C, S, S] float32, for networks whose input is `input`; throws UsageError where that cannot
-/// be.
+/// x [N, C, S, S] float32, or volumes [N, C, S, S, S], for networks whose input is `input`; throws
+/// UsageError where that cannot be.
 Dataset task_images(const LayerwiseConfig& config, const std::string& task, const Dataset& raw,
                     const std::vector<int64_t>& input);
 

@@ -9,6 +9,7 @@
 #include "data/checksums.h"
 #include "data/cifar.h"
 #include "data/idx.h"
+#include "data/shapes.h"
 
 namespace evariste {
 namespace {
@@ -32,10 +33,13 @@ const std::vector<DatasetEntry>& builtin_datasets() {
       {"mini/mnist-1k", read_idx_split, 10, kMnistNormalisation},
       {"mini/fashion-1k", read_idx_split, 10, kMnistNormalisation},
       {"mini/cifar10-1k", read_cifar_split, 10, kCifarNormalisation},
+      {"shapes", read_shapes, kShapeKinds, kShapesNormalisation, {}, true},
       // A new data set of a known format is one line here.
   };
   return list;
 }
+
+int64_t dataset_classes(std::string_view name) { return find_entry(name).classes; }
 
 torch::Tensor sample_index(const Dataset& dataset) {
   return dataset.index.defined() ? dataset.index : torch::arange(dataset.size(), torch::kInt64);

@@ -27,7 +27,7 @@ inline const Normalisation kCifarNormalisation = {{125.3 / 255, 123.0 / 255, 113
 
 struct Dataset {
   std::string name;
-  torch::Tensor x;  ///< [N, C, H, W], uint8 or float32
+  torch::Tensor x;  ///< [N, C, H, W], or volumes [N, C, D, H, W]; uint8 or float32
   torch::Tensor y;  ///< [N] int64, 0 <= y < classes
   int64_t classes = 0;
   std::map<std::string, std::string> sha256 = {};  ///< of the decompressed source files, by name
@@ -50,11 +50,15 @@ struct DatasetEntry {
   int64_t classes;
   Normalisation normalisation;
   Checksums sha256 = {};  ///< empty: taken as it is
+  bool is_drawn = false;  ///< made by the program: there are no files
 };
 
 const std::vector<DatasetEntry>& builtin_datasets();
 
-/// Reads `root`/`name`. Files may be plain, .gz or .xz. x [N, C, H, W] is uint8.
+/// Classes of a built-in data set; throws UsageError as load_dataset.
+int64_t dataset_classes(std::string_view name);
+
+/// Reads `root`/`name`. Files may be plain, .gz or .xz. x is uint8.
 ///
 /// UsageError: a name that is not in the list, a file that is not there (the message says how to
 /// get it). IoError: truncated, damaged, a wrong checksum, or a label outside 0 ... classes-1.

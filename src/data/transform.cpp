@@ -45,6 +45,7 @@ void expect_official_order(const Dataset& dataset, const char* what) {
 }
 
 torch::Tensor normalise(const torch::Tensor& x, const Normalisation& normalisation) {
+  if (x.dim() == 5) return normalise(x.flatten(3), normalisation).view(x.sizes());
   expect_images(x, torch::kUInt8, "normalise");
   const auto channels = static_cast<size_t>(x.size(1));
   if (normalisation.mean.size() != channels || normalisation.std.size() != channels) {

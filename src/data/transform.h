@@ -23,7 +23,7 @@ namespace evariste {
 
 // ---- deterministic ---------------------------------------------------------------------------
 
-/// (x/255 - mean)/std per channel. x [N, C, H, W] uint8 -> [N, C, H, W] float32.
+/// (x/255 - mean)/std per channel. x [N, C, H, W] or [N, C, D, H, W] uint8 -> the same in float32.
 /// Throws UsageError where x is not uint8 or has another number of channels.
 torch::Tensor normalise(const torch::Tensor& x, const Normalisation& normalisation);
 
