@@ -167,4 +167,22 @@ EvidenceResult measure_loaded(const EvidenceOptions& options, EvidenceProblem& p
   return result;
 }
 
+std::vector<EntryResult> measure_entry(const EvidenceOptions& options, EvidenceProblem& problem) {
+  const auto relaxed = relax(*problem.network, static_cast<int>(options.entry_band));
+  if (relaxed.empty())
+    throw UsageError(fmt::format(
+        "--entry: no layer of {} is a steerable convolution that is strictly equivariant",
+        options.network));
+  auto curvature = curvature_options(options, Stream(0), /*bases=*/true);
+  for (const auto& [name, block] : relaxed) curvature.only.push_back(name);
+  const auto likelihood = make_likelihood(options.likelihood, options.noise);
+  const auto fit = fit_curvature(*problem.network, *likelihood, problem.train, curvature);
+  const auto tests = entry_tests(*problem.network, *likelihood, problem.train, fit, options.batch);
+  std::vector<EntryResult> out;
+  for (size_t m = 0; m < tests.size(); ++m)
+    out.push_back({relaxed.at(tests[m].name), fit.curvature->blocks()[m]->parameters(),
+                   static_cast<double>(problem.train.everywhere()), tests[m]});
+  return out;
+}
+
 }  // namespace evariste

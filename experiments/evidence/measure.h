@@ -5,6 +5,7 @@
 #include "io/log.h"
 #include "laplace/bounds.h"
 #include "laplace/tuning.h"
+#include "nn/relaxation.h"
 
 namespace evariste {
 
@@ -30,6 +31,17 @@ struct EvidenceResult {
 /// --fit-noise and --fit-temperature.
 EvidenceResult measure_evidence(const EvidenceOptions& options, EvidenceProblem& problem,
                                 const Stream& root, Log& log);
+
+/// What one kind of kernels of a steerable layer would bring, --entry.
+struct EntryResult {
+  RelaxedBlock block;
+  int64_t parameters = 0;
+  double samples = 0;  ///< of the data set
+  EntryTest test;
+};
+/// In the order of the layers. Relaxes the network. Throws UsageError where there is no strictly
+/// equivariant layer.
+std::vector<EntryResult> measure_entry(const EvidenceOptions& options, EvidenceProblem& problem);
 
 /// The same without data: from a posterior that is there, with --prior-precision where it is
 /// `given`. `checks` are those of the run that made it.

@@ -125,15 +125,24 @@ void expect_meaning(const EvidenceRequest& request) {
   if (!o.predictive_out.empty() && o.test.empty()) without("--predictive-out", "--test");
   if (o.rotations != defaults.rotations && o.equivariance.empty())
     without("--rotations", "--equivariance");
-  if (o.equivariance.empty()) return;
+  if (o.entry_band != defaults.entry_band && o.entry == "off")
+    without("--entry-band", "--entry on");
+  if (!o.equivariance.empty() && o.entry == "on")
+    throw UsageError("--equivariance and --entry are two questions, ask one at a time");
+  if (o.equivariance.empty() && o.entry == "off") return;
   for (const auto& [flag, is_given] :
        {std::pair("--dry-run", line.dry_run), std::pair("--save", !o.save.empty()),
         std::pair("--samples", o.samples > 0), std::pair("--fit", o.fit != "none"),
         std::pair("--bound", o.bound != "none"), std::pair("--polish", o.polish > 0),
         std::pair("--test", !o.test.empty())})
     if (is_given)
-      throw UsageError(
-          fmt::format("{}: --equivariance makes no evidence, leave one of the two out", flag));
+      throw UsageError(fmt::format("{}: {} makes no evidence, leave one of the two out", flag,
+                                   o.entry == "on" ? "--entry" : "--equivariance"));
+  if (o.entry == "on" && o.structure != "kron")
+    throw UsageError(fmt::format(
+        "--entry on looks at Kronecker factors: use --structure kron, found {}", o.structure));
+  if (o.entry == "on" && !o.only.empty())
+    throw UsageError("--only: --entry looks at all steerable layers, leave it out");
 }
 
 /// --fit and what it looks at.
@@ -190,7 +199,7 @@ void expect_loadable(const EvidenceRequest& request) {
   for (const auto& [key, is_given] :
        {std::pair("polish", o.polish != 0), std::pair("bound", o.bound != "none"),
         std::pair("repeat", o.repeat != 1), std::pair("budget", o.budget != 0),
-        std::pair("equivariance", !o.equivariance.empty()),
+        std::pair("equivariance", !o.equivariance.empty()), std::pair("entry", o.entry == "on"),
         std::pair("checks", given.count("checks") > 0 && o.checks == "on")})
     if (is_given)
       throw UsageError(fmt::format("{}: --load has no data to do it with, fit with --data instead",

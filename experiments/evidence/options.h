@@ -53,6 +53,8 @@ struct EvidenceOptions {
   std::string samples_out, predictive_out;
   std::string equivariance;
   int64_t rotations = 16;
+  std::string entry = "off";
+  int64_t entry_band = 2;
 
   template <class Visitor>
   void visit(Visitor&& field) {
@@ -130,6 +132,12 @@ struct EvidenceOptions {
         "no evidence: how far each layer is from commuting with a group, C4, D8, SO(2) ..., on the "
         "first --batch images of --data");
     field("rotations", rotations, "of an infinite group, for --equivariance");
+    field("entry", entry,
+          "no evidence: which steerable layers want to be less equivariant, and by which irrep of "
+          "their group",
+          {"off", "on"});
+    field("entry_band", entry_band,
+          "of an infinite group, for --entry: irreps up to this frequency");
   }
 };
 

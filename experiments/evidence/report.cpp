@@ -261,4 +261,35 @@ std::string equivariance_table(const std::string& group, const EquivarianceError
   return text;
 }
 
+std::string entry_json(const std::vector<EntryResult>& results) {
+  auto blocks = Json::array();
+  for (const auto& r : results)
+    blocks.push_back({{"layer", r.block.layer},
+                      {"irrep", r.block.irrep},
+                      {"block", r.test.name},
+                      {"kept", r.block.is_kept},
+                      {"parameters", r.parameters},
+                      {"ratio", r.test.ratio()},
+                      {"gain", r.test.gain},
+                      {"gain_per_sample", r.test.gain / r.samples},
+                      {"best_precision", r.test.best_precision}});
+  return Json{{"entry", blocks}}.dump();
+}
+
+std::string entry_table(const std::vector<EntryResult>& results) {
+  auto text = fmt::format(
+      "Entry test: kernels that a strictly equivariant layer leaves out, by the irrep that the "
+      "group turns\nthem by. They want to enter where |g|^2 / tr F is above 1; gain of the "
+      "evidence then, nats per sample.\nThe kernels it keeps (*) say whether the network is at a "
+      "mode: far below 1 there.\n\n  {:<8} {:<8} {:>9} {:>12} {:>12} {:>12}\n",
+      "layer", "irrep", "weights", "|g|^2 / tr F", "gain", "precision");
+  for (const auto& r : results)
+    text += fmt::format(
+        "  {:<8} {:<8} {:>9} {:>12.3g} {:>12} {:>12}\n", r.block.layer,
+        r.block.irrep + (r.block.is_kept ? "*" : ""), r.parameters, r.test.ratio(),
+        r.block.is_kept ? "" : fmt::format("{:.3g}", r.test.gain / r.samples),
+        r.block.is_kept || r.test.gain <= 0 ? "" : fmt::format("{:.3g}", r.test.best_precision));
+  return text;
+}
+
 }  // namespace evariste

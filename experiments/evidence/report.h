@@ -17,6 +17,10 @@ std::string evidence_table(const EvidenceOptions& options, const EvidenceResult&
 std::string equivariance_json(const std::string& group, const EquivarianceErrors& errors);
 std::string equivariance_table(const std::string& group, const EquivarianceErrors& errors);
 
+/// Of --entry.
+std::string entry_json(const std::vector<EntryResult>& results);
+std::string entry_table(const std::vector<EntryResult>& results);
+
 /// Of --dry-run: every option with its value, the plan.
 std::string plan_json(EvidenceOptions options, const EvidencePlan& plan);
 std::string plan_text(EvidenceOptions options, const EvidencePlan& plan);

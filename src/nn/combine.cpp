@@ -17,6 +17,14 @@ void Sequential::append(std::shared_ptr<Layer> layer) {
   layers_.push_back(std::move(layer));
 }
 
+void Sequential::replace(size_t i, const std::shared_ptr<Layer>& layer) {
+  replace_module(std::to_string(i), layer);
+  layers_[i] = layer;
+  if (i + 1 == layers_.size()) return;
+  if (const auto polyphase = std::dynamic_pointer_cast<Polyphase>(layers_[i + 1]))
+    layer->before_polyphase(polyphase->stride());
+}
+
 Tensor Sequential::forward(const Tensor& x, Tape* tape) const {
   if (tape) tape->children.resize(layers_.size());
   auto y = x;
@@ -150,6 +158,11 @@ size_t Sum::count_pathways() const {
 double Sum::scale() const {
   if (scale_ != 0) return scale_;
   return is_inner_ ? 1.0 : 1.0 / static_cast<double>(count_pathways());
+}
+
+void Sum::replace(size_t k, const std::shared_ptr<Layer>& path) {
+  replace_module(std::to_string(k), path);
+  paths_[k] = path;
 }
 
 Tensor Sum::forward(const Tensor& x, Tape* tape) const {

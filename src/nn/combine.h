@@ -10,6 +10,8 @@ namespace evariste {
 class Sequential : public Layer {
  public:
   void append(std::shared_ptr<Layer> layer);
+  /// Another layer in place of layer i, under its name.
+  void replace(size_t i, const std::shared_ptr<Layer>& layer);
   const std::vector<std::shared_ptr<Layer>>& layers() const { return layers_; }
 
   Tensor forward(const Tensor& x, Tape* tape) const override;
@@ -61,6 +63,9 @@ class Sum : public Layer {
  public:
   explicit Sum(double scale = 0) : scale_(scale) {}
   void append(std::shared_ptr<Layer> path);
+  /// Another pathway in place of pathway k, which is no sum itself, nor is the new one without a
+  /// scale.
+  void replace(size_t k, const std::shared_ptr<Layer>& path);
   const std::vector<std::shared_ptr<Layer>>& paths() const { return paths_; }
   double scale() const;
   /// Where pathway k begins with a sum and has no other weights: that sum; else null.

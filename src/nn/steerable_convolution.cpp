@@ -274,7 +274,7 @@ Bases bases_to(const FieldType::Kind& kind, const FieldType& in, const Irrep& ps
 template <class Conv>
 SteerableConv<Conv>::SteerableConv(const FieldType& in, const FieldType& out,
                                    const Options& options)
-    : in_(in), out_(out) {
+    : in_(in), out_(out), options_(options) {
   constexpr int kDimension = static_cast<int>(Geometry::kDimension);
   if (in.group->dimension() != kDimension)
     throw UsageError(fmt::format("{} acts on {}, this convolution is one of {}", in.group->name(),

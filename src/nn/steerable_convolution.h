@@ -49,6 +49,7 @@ class SteerableConv : public Layer {
   const FieldType& in() const { return in_; }
   const FieldType& out() const { return out_; }
   const Geometry& geometry() const { return geometry_; }
+  const Options& options() const { return options_; }
   /// Of the plain convolution that this one is: [C_out, C_in, kernel...] and [C_out] (undefined
   /// without).
   std::pair<Tensor, Tensor> plain() const;
@@ -77,6 +78,7 @@ class SteerableConv : public Layer {
   }
 
   FieldType in_, out_;
+  Options options_;
   Geometry geometry_;
   std::vector<Part> parts_;
 };

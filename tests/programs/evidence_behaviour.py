@@ -73,6 +73,52 @@ class Evidence(EvidenceCase):
         self.assertEqual(done.returncode, 2)
         self.assertIn("expected images [N, C, S, S]", done.stderr)
 
+    def invariant_to_quarter_turns(self, n=60):
+        """Images of a bright column or a bright row, and a network that cannot tell them apart."""
+        network = ('input = [1, 6, 6]\nlayer = [\n'
+                   '  { type = "steerable_conv", group = "C4", out = "2 regular", padding = 1 }, { type = "relu" },\n'
+                   '  { type = "steerable_conv", out = "4 trivial" }, { type = "tanh" }, { type = "global_avgpool" },\n'
+                   '  { type = "linear", out = 2 } ]\n')
+        # A field's four kernels are quarter turns of one, and so are those that read a field.
+        kernels = self.draw.normal(size=(2, 6, 3, 3))
+        turned = [np.stack([np.rot90(k, r, (1, 2)) for r in range(4)], 1) for k in kernels]
+        normal = self.draw.normal
+        weights = {"0.weight": 0.5 * normal(size=(2, 6)), "0.bias": 0.1 * normal(size=2),
+                   "0.basis": turned[0][:, :, None], "2.weight": 0.3 * normal(size=(4, 12)),
+                   "2.bias": 0.1 * normal(size=4), "2.basis": turned[1][:, None],
+                   "5.weight": normal(size=(2, 4)), "5.bias": np.zeros(2)}
+        y = np.arange(n) % 2
+        x = 0.1 * normal(size=(n, 1, 6, 6))
+        for image, label, place in zip(x[:, 0], y, self.draw.integers(6, size=n)):
+            image[(slice(None), place) if label else (place, slice(None))] += 2
+        self.write(network, weights, (x, y))
+
+    def test_entry_names_the_layer_and_the_irrep_that_want_to_break_the_symmetry(self):
+        self.invariant_to_quarter_turns()
+        report = self.evidence("--entry", "on")["entry"]
+        self.assertEqual([(e["layer"], e["irrep"], e["kept"]) for e in report],
+                         [(layer, irrep, irrep == "(0)") for layer in ("0", "2")
+                          for irrep in ("(0)", "(1)", "(2)")])
+        found = {(e["layer"], e["irrep"]): e for e in report}
+        # Which way a line runs changes its sign with a quarter turn: a function of irrep (2), which the
+        # second convolution can make of the orientations that the first has.
+        self.assertGreater(found["2", "(2)"]["ratio"], 3)
+        self.assertGreater(found["2", "(2)"]["ratio"], 3 * found["2", "(1)"]["ratio"])
+        self.assertGreater(found["2", "(2)"]["gain_per_sample"], 0.05)
+        table = self.start("--entry", "on", json_out=False).stdout
+        self.assertRegex(table, r"2 +\(0\)\* +48 ")
+        for flags, message in ((("--entry", "on", "--fit", "newton"), "--entry makes no evidence"),
+                               (("--entry", "on", "--structure", "full"), "--structure kron"),
+                               (("--entry", "on", "--equivariance", "C4"), "one at a time"),
+                               (("--entry", "on", "--only", "0"), "--only"),
+                               (("--entry-band", 3), "has no meaning without")):
+            done = self.start(*flags)
+            self.assertEqual(done.returncode, 2)
+            self.assertIn(message, done.stderr)
+        self.convolutional()
+        self.assertIn("no layer of net.toml is a steerable convolution",
+                      self.start("--entry", "on").stderr)
+
     def test_what_does_not_exist_is_null(self):
         self.convolutional()
         report = self.evidence("--structure", "full", "--checks", "off")
