@@ -20,7 +20,7 @@ struct CommandLine {
   std::string preset = "quick";  ///< --preset quick|reduced|paper
   std::vector<std::string> set;  ///< --set KEY=VALUE..., in order
   std::optional<int64_t> seed;   ///< --seed; unset: the configuration's
-  std::filesystem::path out;     ///< --out; empty: results/<experiment>/...
+  std::filesystem::path out;     ///< --out; empty: results/EXPERIMENT/...
   bool resume = false;           ///< --resume
   bool force = false;            ///< --force, excludes --resume
   bool dry_run = false;          ///< --dry-run

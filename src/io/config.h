@@ -1,14 +1,14 @@
 // TOML configurations. One description of a struct serves parsing, help and the record:
 //
-//   struct TrainConfig {
-//     double lr = 0.1;
-//     std::string curvature = "kron";
-//     template <class Visitor>
-//     void visit(Visitor&& field) {
-//       field("lr", lr, "step size of the weight optimiser");
-//       field("curvature", curvature, "structure of the Hessian", {"kron", "diag", "full"});
-//     }
-//   };
+//      struct TrainConfig {
+//        double lr = 0.1;
+//        std::string curvature = "kron";
+//        template <class Visitor>
+//        void visit(Visitor&& field) {
+//          field("lr", lr, "step size of the weight optimiser");
+//          field("curvature", curvature, "structure of the Hessian", {"kron", "diag", "full"});
+//        }
+//      };
 //
 // A field is a bool, int, int64_t, double (integers are accepted), std::string, a std::vector of
 // these, a struct with its own `visit` (a TOML table), a vector of such structs (an array of

@@ -7,11 +7,11 @@
 //                      does not divide), log_det_ratio, scatter, log_evidence, dropped, columns,
 //                      the notes of the program that wrote it, and sha256 of all that
 //   /blocks            dimension block (names, in order): parameters, groups Q, outputs O,
-//                      inputs J, prior (name), prior_index (the k of /priors), prior_precision
+//                      inputs J, prior (name), prior_index (the K of /priors), prior_precision
 //                      (mean over entries), effective_dimension, trace_ratio
-//   /priors/<k>        hyper-parameters (log_precision [] or [Q, O, J]) and constants []
-//   /weights/<block>   mean [Q, O, J]; prior_precision [Q, O, J] where there is one per entry
-//   /curvature/<block>, /curvature
+//   /priors/K          hyper-parameters (log_precision [] or [Q, O, J]) and constants []
+//   /weights/BLOCK     mean [Q, O, J]; prior_precision [Q, O, J] where there is one per entry
+//   /curvature/BLOCK, /curvature
 //                      the arrays of laplace/stored_curvature.h, of a block or of all together
 //
 // Posterior precision P = h H + diag(prior_precision), H = c (U_B o b) U_B^T (x) (U_A o a) U_A^T
