@@ -12,6 +12,7 @@ pathways of a sum, `0.1.0.weight` where the second pathway is itself a list of l
 Shapes below: B batch, C channels, H, W image sides, X = H W input pixels, D output channels.
 """
 
+import copy
 import difflib
 import json
 import math
@@ -24,11 +25,11 @@ import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-__all__ = ["AnchorMap", "Bias", "FC", "FactoredFC", "FieldPool", "FieldTransform", "Fourier",
+__all__ = ["AnchorMap", "Bias", "FC", "FactoredFC", "FieldNorm", "FieldPool", "FieldTransform", "Fourier",
            "Gated", "GlobalAvgPool", "GroupConv", "GroupLift",
            "GroupPool", "Network", "NetworkError", "Polyphase", "Repeat", "Residual", "Scale",
            "SparseConv", "SparseFC", "SteerableConv", "Sum", "build_network", "load_network", "load_weights",
-           "named_tensors", "open_run", "save_network", "save_weights"]
+           "named_tensors", "open_run", "plain_network", "save_network", "save_weights"]
 
 
 class NetworkError(ValueError):
@@ -411,6 +412,22 @@ class Gated(nn.Module):
             for (p, n), gate in zip(gated, gates)], 1)
 
 
+class FieldNorm(nn.Module):
+    """Batch normalisation of fields of permutations: one mean, variance, weight and bias for each field, over
+    its channels too. Children "0", "1" ... of the kinds; fields: [(number, channels of one)]."""
+
+    def __init__(self, fields, eps, momentum, affine):
+        super().__init__()
+        self.fields = fields
+        for k, (count, _) in enumerate(fields):
+            self.add_module(str(k), nn.BatchNorm1d(count, eps, momentum, affine))
+
+    def forward(self, x):
+        parts = x.split([count * size for count, size in self.fields], 1)
+        return torch.cat([norm(part.reshape(len(x), count, -1)).reshape(part.shape)
+                          for norm, part, (count, _) in zip(self.children(), parts, self.fields)], 1)
+
+
 class FieldPool(nn.Module):
     """The largest channel of every field, [B, C, ...] -> [B, fields, ...]."""
 
@@ -472,7 +489,7 @@ _LARGEST = 2**31  # a size beyond it is a slip of the pen
 _MOST = 2**30  # numbers in one weight, or in one sample between two layers
 _MAKE_FIELDS = {"steerable_conv", "steerable_conv3d", "gated", "fourier", "field_pool", "residual", "repeat",
                 "sum"}
-_KEEP_FIELDS = {"avgpool", "avgpool3d", "maxpool", "global_avgpool", "scale", "bias", "polyphase", "dropout", "relu",
+_KEEP_FIELDS = {"batchnorm", "avgpool", "avgpool3d", "maxpool", "global_avgpool", "scale", "bias", "polyphase", "dropout", "relu",
                 "tanh", "sigmoid", "silu", "gelu", "elu", "softplus"}  # the C++ reader refuses the rest
 _TYPES = {}  # type -> (keys with their defaults, builder (keys, shape, where) -> (module, shape))
 _GEOMETRY = {"kernel": REQUIRED, "stride": 1, "padding": 0, "dilation": 1}
@@ -907,7 +924,10 @@ def _epsilon(k, where):
 @_layer("batchnorm", eps=1e-5, momentum=0.1, affine=True)
 def _batchnorm(k, shape, where):
     _expect(0 <= k["momentum"] <= 1, where, "momentum", k["momentum"], "0 <= momentum <= 1")
-    module = nn.BatchNorm2d if len(shape) == 3 else nn.BatchNorm1d
+    module = {3: nn.BatchNorm2d, 4: nn.BatchNorm3d}.get(len(shape), nn.BatchNorm1d)
+    if isinstance(shape, _Fields) and any(not _is_trivial(kind.split()[-1]) for kind in shape.kinds):
+        _, fields = _fields_of(shape.kinds, shape.group, where, "in")
+        return FieldNorm(fields, _epsilon(k, where), k["momentum"], k["affine"]), shape
     return module(shape[0], _epsilon(k, where), k["momentum"], k["affine"]), shape
 
 
@@ -1206,7 +1226,10 @@ def _table(module):
     if kind is nn.Softplus:
         return {"type": "softplus", "beta": float(module.beta),
                 "threshold": float(module.threshold)}
-    if kind in (nn.BatchNorm1d, nn.BatchNorm2d):
+    if kind is FieldNorm:
+        one = next(module.children())
+        return {"type": "batchnorm", "eps": one.eps, "momentum": float(one.momentum), "affine": one.affine}
+    if kind in (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d):
         if module.momentum is None or not module.track_running_stats:
             _refuse(module, "needs running statistics with a momentum")
         return {"type": "batchnorm", "eps": module.eps, "momentum": float(module.momentum),
@@ -1288,6 +1311,47 @@ def _spoken(table):
         if key == "type" or value != defaults.get(key, REQUIRED) or defaults[key] is REQUIRED:
             if value is not None:
                 yield key, value
+
+
+def plain_network(network):
+    """The same function with nn.Conv2d or nn.Conv3d in place of every steerable convolution, and of every sum of
+    them: what it costs to evaluate is what plain convolutions cost. A new network; it can be saved as others."""
+    out = copy.deepcopy(network)
+    _make_plain(out)
+    return out
+
+
+def _make_plain(module):
+    for name, child in module.named_children():
+        convolutions = _steerable_sum(child)
+        if convolutions:
+            scale = child.scale if isinstance(child, Sum) else 1
+            setattr(module, name, _plain_conv(convolutions, scale))
+        else:
+            _make_plain(child)
+
+
+def _steerable_sum(module):
+    """The convolutions that a module adds up, all of one geometry; none where it is something else."""
+    paths = list(module.children()) if isinstance(module, Sum) else [module]
+    paths = [path[0] if type(path) is nn.Sequential and len(path) == 1 else path for path in paths]
+    if not all(isinstance(path, SteerableConv) for path in paths):
+        return []
+    geometry = {(p.dims, p.kernel, p.stride, p.padding, p.padding_mode, p.dilation) for p in paths}
+    return paths if len(geometry) == 1 else []
+
+
+def _plain_conv(convolutions, scale):
+    kernels, biases = zip(*(c.plain() for c in convolutions))
+    kernel, bias, one = scale * sum(kernels), scale * sum(biases), convolutions[0]
+    has_bias = any(c.has_bias for c in convolutions)
+    make = nn.Conv2d if one.dims == 2 else nn.Conv3d
+    conv = make(kernel.shape[1], kernel.shape[0], one.kernel, one.stride, one.padding, one.dilation,
+                bias=has_bias, padding_mode=one.padding_mode).to(kernel)
+    conv.weight = nn.Parameter(kernel.detach().clone())
+    if has_bias:
+        conv.bias = nn.Parameter(bias.detach().clone())
+    return conv
 
 
 def save_network(module, input_shape, path):

@@ -2,6 +2,7 @@
 #include "core/error.h"
 #include "nn/build_layer.h"
 #include "nn/field_activation.h"
+#include "nn/field_norm.h"
 #include "nn/steerable_convolution.h"
 
 namespace evariste::network_file {
@@ -18,7 +19,7 @@ const std::map<std::string, Keeps>& keeps_fields() {
         {"polyphase", Keeps::kAny},         {"maxpool", Keeps::kPermutations},
         {"bias", Keeps::kPermutations},     {"dropout", Keeps::kPermutations},
         {"gelu", Keeps::kPermutations},     {"elu", Keeps::kPermutations},
-        {"softplus", Keeps::kPermutations}, {"batchnorm", Keeps::kTrivial},
+        {"softplus", Keeps::kPermutations}, {"batchnorm", Keeps::kPermutations},
         {"layernorm", Keeps::kTrivial},     {"groupnorm", Keeps::kTrivial}};
     for (const auto& kind : Activation::kinds()) t.emplace(kind, Keeps::kPermutations);
     return t;
@@ -168,6 +169,13 @@ Made make_fourier(Request& r) {
   r.made = in;
   return in_place(r,
                   [&]() -> Made { return std::make_shared<FourierActivation>(in, kind, samples); });
+}
+
+Made make_field_norm(Request& r, double epsilon, bool affine, double momentum) {
+  r.made = r.fields;
+  return in_place(r, [&]() -> Made {
+    return std::make_shared<FieldNorm>(*r.fields, r.shape, epsilon, affine, momentum);
+  });
 }
 
 Made make_field_pool(Request& r) {

@@ -64,5 +64,7 @@ Made make_steerable_conv3d(Request& r);
 Made make_gated(Request& r);
 Made make_fourier(Request& r);
 Made make_field_pool(Request& r);
+/// batchnorm behind a layer that makes fields.
+Made make_field_norm(Request& r, double epsilon, bool affine, double momentum);
 
 }  // namespace evariste::network_file

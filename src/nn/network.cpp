@@ -153,8 +153,10 @@ Made make_norm(Norm::Kind kind, Request& r) {
           ? r.table.number("momentum", 0.1, "0 <= momentum <= 1",
                            [](double value) { return value >= 0 && value <= 1; })
           : 0;
-  return std::make_shared<Norm>(kind, r.shape, groups, epsilon, r.table.boolean("affine", true),
-                                momentum);
+  const auto affine = r.table.boolean("affine", true);
+  if (kind == Norm::Kind::kBatch && r.fields && !r.fields->is_trivial())
+    return make_field_norm(r, epsilon, affine, momentum);
+  return std::make_shared<Norm>(kind, r.shape, groups, epsilon, affine, momentum);
 }
 
 Made make_dropout(Request& r) {

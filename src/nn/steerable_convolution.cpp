@@ -350,8 +350,8 @@ std::pair<Tensor, Tensor> SteerableConv<Conv>::plain() const {
 
 template <class Conv>
 Tensor SteerableConv<Conv>::forward(const Tensor& x, Tape* tape) const {
-  if (tape) tape->x = x;
   const auto [w, b] = plain();
+  if (tape) tape->x = x, tape->aux = w;
   const auto y = Conv(w, geometry_).apply(w.flatten(1).unsqueeze(0), x);
   return b.defined() ? y + b.view(broadcast(b.numel())) : y;
 }
@@ -365,7 +365,7 @@ Tensor SteerableConv<Conv>::backward(const Tensor& g, const Tape& tape, const Si
     if (part.bias) sink(*part.bias, tape.x, own);
   }
   if (!needs_input) return Tensor();
-  return unfold(Conv(kernel(), geometry_).backward_data(fold(g), tape.x), g.size(0));
+  return unfold(Conv(tape.aux, geometry_).backward_data(fold(g), tape.x), g.size(0));
 }
 
 template <class Conv>
@@ -373,7 +373,7 @@ Tensor SteerableConv<Conv>::jvp(const Tensor& dx, const Tape& tape,
                                 const Tangents& tangents) const {
   Tensor dy;
   if (dx.defined()) {
-    const auto w = kernel();
+    const auto& w = tape.aux;
     dy = unfold(Conv(w, geometry_).apply(w.flatten(1).unsqueeze(0), fold(dx)), dx.size(0));
   }
   for (const auto& part : parts_) {

@@ -98,6 +98,10 @@ const std::vector<LayerExample>& layer_examples() {
       {"steerable_conv3d", "a finite group, circular", "[1, 2, 3, 3]",
        "{ type = 'steerable_conv3d', group = 'T', out = '1 regular', padding = 1, padding_mode = "
        "'circular', bias = false }, { type = 'tanh' }"},
+      {"batchnorm", "of fields", "[1, 4, 4]",
+       "{ type = 'steerable_conv', group = 'C4', out = ['2 regular', '1 trivial', '1 /C2'] }, { "
+       "type "
+       "= 'batchnorm' }, { type = 'tanh' }"},
       {"gated", "fields of the plane", "[1, 4, 4]",
        "{ type = 'steerable_conv', group = 'SO(2)', out = ['1 (1)', '3 trivial', '1 (2)'], padding "
        "= 1 }, { type = 'gated', activation = 'tanh' }, { type = 'steerable_conv', out = '2 "

@@ -141,8 +141,9 @@ TEST_CASE("wrong types, missing keys and impossible numbers are refused", "[nn]"
   check_message("layer = []", {"net.toml", "\"input\" is missing"});
   check_message("input = [3]", {"\"layer\" is missing"});
   check_message("input = [3]\nlayer = []", {"layer: expected at least one layer, found none"});
-  check_message("input = []\nlayer = [{ type = 'relu' }]",
-                {"input: expected one to four sizes, [D], [C, L], [C, H, W] or [C, D, H, W], found 0"});
+  check_message(
+      "input = []\nlayer = [{ type = 'relu' }]",
+      {"input: expected one to four sizes, [D], [C, L], [C, H, W] or [C, D, H, W], found 0"});
   check_message("input = [3, 0]\nlayer = [{ type = 'relu' }]",
                 {"positive integers", "the integer 0"});
   check_message("input = [3]\nlayer = [3]", {"layer[0]", "a table", "an integer"});

@@ -8,6 +8,7 @@
 #include "groups/planar.h"
 #include "nn/field_activation.h"
 #include "nn/field_basis.h"
+#include "nn/field_norm.h"
 #include "tests/catch.h"
 #include "tests/nn/layer_examples.h"
 
@@ -311,6 +312,31 @@ TEST_CASE("a Fourier activation commutes with its grid, and with all turns the b
   }
 }
 
+TEST_CASE("batch normalisation of fields commutes with their permutations, and trains",
+          "[nn][steerable]") {
+  torch::NoGradGuard no_grad;
+  const auto group = make_group("D4");
+  const auto fields = FieldType::parse(group, {"2 regular", "3 trivial", "1 /C2"});
+  FieldNorm norm(fields, {fields.channels(), 5, 5}, 1e-3, true, 0.2);
+  norm.to(torch::kFloat64);
+  uint64_t seed = 3;
+  for (auto& w : norm.parameters()) w.copy_(random_tensor(w.sizes(), seed++));
+  CHECK(norm.named_parameters()["0.weight"].numel() == 2);
+  const auto x = random_tensor({4, fields.channels(), 5, 5}, 4);
+  for (const bool training : {true, false}) {
+    norm.train(training);
+    const auto y = norm.forward(x, nullptr);
+    for (const auto& g : group->elements())
+      check_close(norm.forward(acted(x, fields, g), nullptr), acted(y, fields, g));
+  }
+  norm.train();
+  const auto y = norm.forward(x, nullptr);  // by its definition, the first field
+  const auto first = x.narrow(1, 0, 8);
+  const auto scaled = (first - first.mean()) / (first.var(false) + 1e-3).sqrt();
+  const auto parameters = norm.named_parameters();
+  check_close(y.narrow(1, 0, 8), parameters["0.weight"][0] * scaled + parameters["0.bias"][0]);
+}
+
 TEST_CASE("parameters of steerable convolutions are counted by the kernels", "[nn][steerable]") {
   const auto network = network_of(
       "input = [1, 29, 29]\nlayer = [{ type = 'steerable_conv', group = 'C8', out = '4 regular', "
@@ -341,7 +367,8 @@ TEST_CASE("steerable layers say what does not commute with their fields", "[nn][
       "{ type = 'steerable_conv', group = 'SO(2)', out = '1 <2' }, { type = 'fourier', samples = 4 "
       "}",
       "at least 5 for <2 fields, found 4");
-  wrong(regular + "{ type = 'batchnorm' }", "a weight for every channel");
+  wrong(regular + "{ type = 'layernorm' }", "a weight for every channel");
+  wrong(vectors + "{ type = 'batchnorm' }", "batchnorm does not commute with SO(2): 2 trivial");
   wrong("{ type = 'field_pool' }", "key \"group\" is missing");
   wrong("{ type = 'steerable_conv', group = 'C4', in = '1 (1)', out = '1 regular' }",
         "fields of C4: 1 (1) have 2 channels, the input [1, 5, 5] has 1");

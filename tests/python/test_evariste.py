@@ -332,6 +332,27 @@ layer = [
                      '{ type = "field_pool", group = "C4", in = "1 regular" }',
                      input_shape="[3, 4, 4]")
 
+    def test_a_plain_network_is_the_same_function(self):
+        pathway = '{{ type = "steerable_conv", group = "C4", out = "2 regular", padding = 1, isotypic = "{}" }}'
+        network = self.layers('{ type = "sum", of = [ ' + pathway.format("(0)") + ", [" + pathway.format("(2)") +
+                              '] ] }, { type = "relu" }, { type = "residual", layer = [ { type = "steerable_conv", '
+                              'group = "C4", in = "2 regular", out = "2 regular", padding = 1, padding_mode = '
+                              '"circular", bias = false } ] }, { type = "field_pool" }, { type = "flatten" }',
+                              input_shape="[1, 5, 5]")
+        sizes = {"0.0.weight": (2, 6), "0.0.bias": (2,), "0.0.basis": (6, 4, 1, 3, 3), "0.1.0.weight": (2, 6),
+                 "0.1.0.basis": (6, 4, 1, 3, 3), "2.0.weight": (2, 14), "2.0.basis": (7, 4, 4, 3, 3)}
+        path = self.folder / "w.safetensors"
+        save_file({name: torch.randn(size) for name, size in sizes.items()}, path)
+        evariste.load_weights(network, path)
+        x = torch.randn(3, 1, 5, 5)
+        plain = evariste.plain_network(network)
+        torch.testing.assert_close(plain(x), network(x), rtol=1e-5, atol=1e-5)
+        self.assertEqual([type(m).__name__ for m in plain.children()],
+                         ["Conv2d", "ReLU", "Residual", "FieldPool", "Flatten"])
+        self.assertIsNone(plain[2][0].bias)
+        self.assertTrue(any(isinstance(m, evariste.SteerableConv) for m in network.modules()))
+        self.round_trip(plain, (1, 5, 5))
+
     def test_volumes_and_gates(self):
         network = self.layers('{ type = "steerable_conv3d", group = "SO(3)", padding = 1, '
                               'out = ["3 trivial", "1 (1)", "1 (2)"] }, { type = "gated", activation = "tanh" }, '
