@@ -9,18 +9,14 @@
 // holds.
 #include <torch/torch.h>
 
-#include <sys/resource.h>
-
 #include <CLI/CLI.hpp>
 #include <chrono>
-#include <fstream>
 #include <functional>
-#include <iostream>
 #include <limits>
-#include <nlohmann/json.hpp>
 #include <optional>
 #include <utility>
 
+#include "bench/worker.h"
 #include "core/memory.h"
 #include "io/safetensors.h"
 #include "laplace/hyper_gradient.h"
@@ -226,23 +222,6 @@ Json machine() {
           {"gbytes", 2e-9 * static_cast<double>(from.nbytes()) / copy}};
 }
 
-double cpu_seconds() {
-  rusage use{};
-  getrusage(RUSAGE_SELF, &use);
-  const auto seconds = [](const timeval& t) {
-    return static_cast<double>(t.tv_sec) + 1e-6 * static_cast<double>(t.tv_usec);
-  };
-  return seconds(use.ru_utime) + seconds(use.ru_stime);
-}
-
-/// "VmRSS": memory now; "VmHWM": the most since the start.
-double resident_mib(const std::string& key) {
-  std::ifstream file("/proc/self/status");
-  for (std::string line; std::getline(file, line);)
-    if (line.starts_with(key)) return std::stod(line.substr(key.size() + 1)) / 1024;
-  return 0;
-}
-
 }  // namespace
 
 int main(int argc, char** argv) {
@@ -262,7 +241,7 @@ int main(int argc, char** argv) {
   at::set_num_threads(threads);
   at::globalContext().setFlushDenormal(true);
   Case one(network, weights, data, batch, wide);
-  const std::map<std::string, std::function<double()>> stages = {
+  const std::map<std::string, std::function<double()>> runs = {
       {"plain", [&] { return one.plain(); }},
       {"kron", [&] { return one.fit(Structure::kKron, Fisher::kExact, true); }},
       {"kron_values", [&] { return one.fit(Structure::kKron, Fisher::kExact, false); }},
@@ -283,34 +262,22 @@ int main(int argc, char** argv) {
       {"hyper_gradient", [&] { return one.hyper_gradient(); }},
       {"hyper_gradient_total", [&] { return one.hyper_gradient_total(); }},
       {"predictive_20", [&] { return one.predictive(20); }}};
-  Json names = Json::array();
-  for (const auto& [name, run] : stages) names.push_back(name);
-  std::cout << Json{{"stages", names}, {"base_mib", resident_mib("VmRSS")}}.dump() << std::endl;
-  for (std::string line; std::getline(std::cin, line);) {
-    Json answer;
-    try {
-      const auto stage = Json::parse(line).at("stage").get<std::string>();
-      if (stage == "machine") {
-        std::cout << machine().dump() << std::endl;
-        continue;
-      }
-      const auto& run = stages.at(stage);
+  std::map<std::string, Stage> stages = {{"machine", machine}};
+  for (const auto& [name, run] : runs)
+    stages[name] = [&one, &run] {
       const double cpu = cpu_seconds();
       const auto start = std::chrono::steady_clock::now();
-      const double value = run();
-      const std::chrono::duration<double> wall = std::chrono::steady_clock::now() - start;
-      const auto counted = one.take_counted();
-      answer = {
-          {"seconds", counted.value_or(wall.count())},
-          {"cpu", counted ? *counted * (cpu_seconds() - cpu) / wall.count() : cpu_seconds() - cpu},
-          {"value", value},
-          {"peak_mib", resident_mib("VmHWM")}};
+      Json answer = {{"value", run()}};
+      const double wall = seconds_since(start);
+      const auto counted = one.take_counted();  // a part of the run, of which alone is asked
       answer.update(one.take_rates());
-      if (counted) answer.erase("eigen_seconds");
-    } catch (const std::exception& error) {
-      answer = {{"error", error.what()}};
-    }
-    std::cout << answer.dump() << std::endl;
-  }
+      if (counted) {
+        answer["seconds"] = *counted;
+        answer["cpu"] = *counted * (cpu_seconds() - cpu) / wall;
+        answer.erase("eigen_seconds");
+      }
+      return answer;
+    };
+  serve(stages);
   return 0;
 }
