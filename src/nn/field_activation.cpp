@@ -38,6 +38,23 @@ FieldTransform::FieldTransform(const std::vector<int64_t>& fields, const std::ve
 Tensor FieldTransform::map(const Tensor& x, bool transposed) const {
   std::vector<Tensor> parts;
   int64_t first = 0;
+  if (x.dim() == 4 && x.is_contiguous(at::MemoryFormat::ChannelsLast)) {
+    // The channels of a field lie side by side: one product for all pixels and fields.
+    const auto pixels = x.permute({0, 2, 3, 1});
+    auto shape = pixels.sizes().vec();
+    for (size_t k = 0; k < bases_.size(); ++k) {
+      const auto basis = bases_[k].to(x.options().requires_grad(false));
+      const auto matrix = transposed ? basis.t() : basis;  // [e, d]
+      const auto channels = fields_[k] * matrix.size(1);
+      shape[3] = fields_[k] * matrix.size(0);
+      parts.push_back(pixels.narrow(3, first, channels)
+                          .reshape({-1, matrix.size(1)})
+                          .mm(matrix.t())
+                          .view(shape));
+      first += channels;
+    }
+    return (parts.size() == 1 ? parts[0] : torch::cat(parts, 3)).permute({0, 3, 1, 2});
+  }
   for (size_t k = 0; k < bases_.size(); ++k) {
     const auto basis = bases_[k].to(x.options().requires_grad(false));
     const auto matrix = transposed ? basis.t() : basis;

@@ -312,6 +312,24 @@ TEST_CASE("a Fourier activation commutes with its grid, and with all turns the b
   }
 }
 
+TEST_CASE("layers of fields do not depend on how images lie in memory", "[nn][steerable]") {
+  torch::NoGradGuard no_grad;
+  const auto group = make_group("O(2)");
+  const auto fields = FieldType::parse(group, {"2 <2", "3 trivial"});
+  const FourierActivation activation(fields, "elu");
+  const auto x = random_tensor({3, fields.channels(), 4, 5}, 4);
+  const auto last = x.contiguous(at::MemoryFormat::ChannelsLast);
+  Tape rows, channels;
+  check_close(activation.forward(last, &channels), activation.forward(x, &rows));
+  const auto g = random_tensor({6, fields.channels(), 4, 5}, 5);
+  const auto g_last = g.contiguous(at::MemoryFormat::ChannelsLast);
+  const auto ignore = [](const Block&, const Tensor&, const Tensor&) {};
+  const auto expected = activation.backward(unfold(g, 2), rows, ignore, true);
+  check_close(activation.backward(unfold(g_last, 2), channels, ignore, true), expected);
+  const auto tangent = activation.jvp(unfold(g, 2), rows, Tangents());
+  check_close(activation.jvp(unfold(g_last, 2), channels, Tangents()), tangent);
+}
+
 TEST_CASE("batch normalisation of fields commutes with their permutations, and trains",
           "[nn][steerable]") {
   torch::NoGradGuard no_grad;
