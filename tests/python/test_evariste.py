@@ -332,6 +332,18 @@ layer = [
                      '{ type = "field_pool", group = "C4", in = "1 regular" }',
                      input_shape="[3, 4, 4]")
 
+    def test_batch_normalisation_of_fields_is_over_their_channels_too(self):
+        network = self.layers('{ type = "steerable_conv", group = "C4", out = ["2 regular", "1 trivial"] }, '
+                              '{ type = "batchnorm", eps = 0.01 }, { type = "flatten" }', input_shape="[1, 4, 4]")
+        norm = network[1]
+        x = torch.randn(5, 9, 2, 2)
+        y = norm.train()(x)
+        first = x[:, 4:8]
+        expected = (first - first.mean()) / (first.var(unbiased=False) + 0.01).sqrt()
+        torch.testing.assert_close(y[:, 4:8], expected, rtol=1e-5, atol=1e-5)
+        self.assertEqual({name: tuple(p.shape) for name, p in norm.named_parameters()},
+                         {"0.weight": (2,), "0.bias": (2,), "1.weight": (1,), "1.bias": (1,)})
+
     def test_a_plain_network_is_the_same_function(self):
         pathway = '{{ type = "steerable_conv", group = "C4", out = "2 regular", padding = 1, isotypic = "{}" }}'
         network = self.layers('{ type = "sum", of = [ ' + pathway.format("(0)") + ", [" + pathway.format("(2)") +
