@@ -925,9 +925,10 @@ def _epsilon(k, where):
 def _batchnorm(k, shape, where):
     _expect(0 <= k["momentum"] <= 1, where, "momentum", k["momentum"], "0 <= momentum <= 1")
     module = {3: nn.BatchNorm2d, 4: nn.BatchNorm3d}.get(len(shape), nn.BatchNorm1d)
-    if isinstance(shape, _Fields) and any(not _is_trivial(kind.split()[-1]) for kind in shape.kinds):
-        _, fields = _fields_of(shape.kinds, shape.group, where, "in")
-        return FieldNorm(fields, _epsilon(k, where), k["momentum"], k["affine"]), shape
+    if isinstance(shape, _Fields):
+        words, fields = _fields_of(shape.kinds, shape.group, where, "in")
+        if not all(size == 1 and _is_trivial(word.split()[-1]) for word, (_, size) in zip(words, fields)):
+            return FieldNorm(fields, _epsilon(k, where), k["momentum"], k["affine"]), shape
     return module(shape[0], _epsilon(k, where), k["momentum"], k["affine"]), shape
 
 
