@@ -50,8 +50,7 @@ int run(int argc, char** argv) {
   if (processes && !loads) problem.train = share_of(problem.train, *processes);
   if (options.entry == "on") {
     const auto found = measure_entry(options, problem);
-    if (is_first)
-      fmt::print("{}\n", line.json ? entry_json(found) : entry_table(found));
+    if (is_first) fmt::print("{}\n", line.json ? entry_json(found) : entry_table(found));
     return 0;
   }
   auto posterior = loads ? restore_stored(stored, options, problem) : Posterior();

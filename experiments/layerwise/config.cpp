@@ -349,9 +349,10 @@ void expect_valid(const LayerwiseConfig& config) {
     for (const auto& task : config.tasks)
       classes = std::max(classes, task_classes(task, config.data.set));
     if (config.data.set == "shapes" && (member.train.flip_crop || member.augmentation.copies > 0))
-      throw UsageError(fmt::format("control {}: flips, crops and copies are of images, not of the "
-                                   "volumes of {}",
-                                   name, config.data.set));
+      throw UsageError(
+          fmt::format("control {}: flips, crops and copies are of images, not of the "
+                      "volumes of {}",
+                      name, config.data.set));
     const auto network = build_network(member.network, network_place(config.network), classes);
     for (const auto& task : config.tasks) expect_input(task, config.data.set, network->input());
     if (network->input() != input_of(config))
