@@ -109,7 +109,7 @@ class Network(torch.nn.Module):
 
 
 def main():
-    from job import resident_mib, serve  # imports our reader of network files
+    from job import serve  # imports our reader of network files
     parser = argparse.ArgumentParser()
     parser.add_argument("--network", required=True)
     parser.add_argument("--batch", type=int, required=True)
@@ -145,7 +145,6 @@ def main():
                 if isinstance(module, nn.R2Conv):
                     module.expand_parameters()
 
-    del resident_mib
     print(json.dumps({"built": built}), flush=True)
     serve({"train": train, "eval": evaluate, "expand": expand})
 

@@ -127,6 +127,8 @@ void expect_meaning(const EvidenceRequest& request) {
     without("--rotations", "--equivariance");
   if (o.entry_band != defaults.entry_band && o.entry == "off")
     without("--entry-band", "--entry on");
+  if (o.entry_band < 1 || o.entry_band > 16)
+    throw UsageError(fmt::format("--entry-band: expected 1 to 16, found {}", o.entry_band));
   if (!o.equivariance.empty() && o.entry == "on")
     throw UsageError("--equivariance and --entry are two questions, ask one at a time");
   if (o.equivariance.empty() && o.entry == "off") return;

@@ -111,6 +111,7 @@ class Evidence(EvidenceCase):
                                (("--entry", "on", "--structure", "full"), "--structure kron"),
                                (("--entry", "on", "--equivariance", "C4"), "one at a time"),
                                (("--entry", "on", "--only", "0"), "--only"),
+                               (("--entry", "on", "--entry-band", 0), "expected 1 to 16, found 0"),
                                (("--entry-band", 3), "has no meaning without")):
             done = self.start(*flags)
             self.assertEqual(done.returncode, 2)
