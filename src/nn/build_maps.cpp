@@ -1,4 +1,8 @@
 // Builders of maps with weights: linear, convolutions, fully connected on images.
+#include <fmt/ranges.h>
+
+#include <algorithm>
+
 #include "core/error.h"
 #include "nn/anchors.h"
 #include "nn/build_layer.h"
@@ -23,31 +27,46 @@ void expect_image(const Request& r) {
     r.table.fail(fmt::format("expected an input [C, H, W], got {}", shape_text(r.shape)));
 }
 
-Made make_conv(Request& r) {
-  expect_image(r);
-  ConvGeometry geometry;
-  const auto out = r.table.width("out", r.classes);
-  geometry.kernel = r.table.sizes<2>("kernel", {}, 1);
-  geometry.stride = r.table.sizes<2>("stride", ConvGeometry::all(1), 1);
-  geometry.padding = r.table.sizes<2>("padding", ConvGeometry::all(0), 0);
-  geometry.dilation = r.table.sizes<2>("dilation", ConvGeometry::all(1), 1);
+namespace {
+
+/// Keys of a convolution from `in` channels over the grid behind them, checked; the shape becomes
+/// that of its output.
+template <size_t D>
+GridGeometry<D> read_convolution(Request& r, int64_t in, int64_t out) {
+  using Geometry = GridGeometry<D>;
+  Geometry geometry;
+  geometry.kernel = r.table.sizes<D>("kernel", {}, 1);
+  geometry.stride = r.table.sizes<D>("stride", Geometry::all(1), 1);
+  geometry.padding = r.table.sizes<D>("padding", Geometry::all(0), 0);
+  geometry.dilation = r.table.sizes<D>("dilation", Geometry::all(1), 1);
   geometry.groups = r.table.integer("groups", 1);
   geometry.circular = r.table.choice("padding_mode", {"zeros", "circular"}) == "circular";
-  if (r.shape[0] % geometry.groups != 0 || out % geometry.groups != 0)
+  if (in % geometry.groups != 0 || out % geometry.groups != 0)
     r.table.fail(fmt::format("groups = {} divides not both {} inputs and {} outputs",
-                             geometry.groups, r.shape[0], out));
-  for (size_t d = 0; d < 2; ++d)
-    if (geometry.circular && geometry.padding[d] > r.shape[d + 1])
+                             geometry.groups, in, out));
+  typename Geometry::Sizes sizes{};
+  for (size_t d = 0; d < D; ++d) {
+    sizes[d] = r.shape[d + 1];
+    if (geometry.circular && geometry.padding[d] > sizes[d])
       r.table.fail(fmt::format("padding {} wraps around the input {} more than once",
                                geometry.padding[d], shape_text(r.shape)));
-  const auto [h, w] = geometry.output_size(r.shape[1], r.shape[2]);
-  if (h < 1 || w < 1)
-    r.table.fail(fmt::format("kernel {}x{} does not fit into the padded input {}",
-                             geometry.kernel[0], geometry.kernel[1], shape_text(r.shape)));
-  const auto in = r.shape[0];
-  expect_size(r.table, "weight",
-              {out, in / geometry.groups, geometry.kernel[0], geometry.kernel[1]});
-  r.shape = {out, h, w};
+  }
+  sizes = geometry.output_size(sizes);
+  if (*std::min_element(sizes.begin(), sizes.end()) < 1)
+    r.table.fail(fmt::format("kernel {} does not fit into the padded input {}",
+                             fmt::join(geometry.kernel, "x"), shape_text(r.shape)));
+  expect_size(r.table, "weight", geometry.weight_shape(out, in));
+  r.shape = {out};
+  r.shape.insert(r.shape.end(), sizes.begin(), sizes.end());
+  return geometry;
+}
+
+}  // namespace
+
+Made make_conv(Request& r) {
+  expect_image(r);
+  const auto out = r.table.width("out", r.classes), in = r.shape[0];
+  const auto geometry = read_convolution<2>(r, in, out);
   return std::make_shared<Conv2d>(in, out, geometry, r.table.boolean("bias", true));
 }
 
@@ -85,27 +104,8 @@ void expect_volume(const Request& r) {
 
 Made make_conv3d(Request& r) {
   expect_volume(r);
-  VolumeGeometry geometry;
   const auto out = r.table.width("out", r.classes), in = r.shape[0];
-  geometry.kernel = r.table.sizes<3>("kernel", {}, 1);
-  geometry.stride = r.table.sizes<3>("stride", VolumeGeometry::all(1), 1);
-  geometry.padding = r.table.sizes<3>("padding", VolumeGeometry::all(0), 0);
-  geometry.dilation = r.table.sizes<3>("dilation", VolumeGeometry::all(1), 1);
-  geometry.groups = r.table.integer("groups", 1);
-  geometry.circular = r.table.choice("padding_mode", {"zeros", "circular"}) == "circular";
-  if (in % geometry.groups != 0 || out % geometry.groups != 0)
-    r.table.fail(fmt::format("groups = {} divides not both {} inputs and {} outputs",
-                             geometry.groups, in, out));
-  for (size_t d = 0; d < 3; ++d)
-    if (geometry.circular && geometry.padding[d] > r.shape[d + 1])
-      r.table.fail(fmt::format("padding {} wraps around the input {} more than once",
-                               geometry.padding[d], shape_text(r.shape)));
-  const auto size = geometry.output_size(r.shape[1], r.shape[2], r.shape[3]);
-  if (*std::min_element(size.begin(), size.end()) < 1)
-    r.table.fail(fmt::format("kernel {} does not fit into the padded input {}",
-                             shape_text(geometry.kernel), shape_text(r.shape)));
-  expect_size(r.table, "weight", geometry.weight_shape(out, in));
-  r.shape = {out, size[0], size[1], size[2]};
+  const auto geometry = read_convolution<3>(r, in, out);
   return std::make_shared<Conv3d>(in, out, geometry, r.table.boolean("bias", true));
 }
 
