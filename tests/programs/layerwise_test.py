@@ -92,6 +92,12 @@ def run(*flags, out, config=None, prefix=(), timeout=900):
                           text=True, env=environment(), cwd=scratch, check=False, timeout=timeout)
 
 
+def program(name, *flags):
+    """Another program of the same build, with these flags alone."""
+    return subprocess.run([str(args.layerwise.with_name(name)), *map(str, flags)], capture_output=True,
+                          text=True, env=environment(), cwd=scratch, check=False, timeout=900)
+
+
 def start(*flags, out):
     return subprocess.Popen(words(*flags, out=out), stdout=subprocess.DEVNULL,
                             stderr=subprocess.PIPE, text=True, env=environment(), cwd=scratch)
@@ -614,13 +620,24 @@ class Augmentation(Case):
 
 class Configurations(Case):
     def test_every_preset_of_every_file_is_one_that_runs(self):
-        files = sorted((DATA.parent / "experiments" / "layerwise").glob("*.toml"))
-        self.assertGreater(len(files), 2)
+        files = [file for file in sorted((DATA.parent / "experiments").glob("*/*.toml"))
+                 if (file.parent / f"{file.parent.name}.cpp").is_file()]  # of a program
+        self.assertEqual({file.parent.name for file in files}, {"layerwise", "steerable"})
         for file in files:
             for preset in ("quick", "reduced", "paper"):
                 with self.subTest(f"{file.name} {preset}"):
-                    done = run("--dry-run", "--preset", preset, out=self.out, config=file)
+                    done = program(file.parent.name, "--dry-run", "--preset", preset, "--config", file)
                     self.assertEqual(done.returncode, 0, done.stderr)
+
+    def test_each_program_has_a_file_of_its_own_to_begin_with(self):
+        for name, first in (("layerwise", "layerwise"), ("steerable", "degree")):
+            done = program(name, "--dry-run", "--json")
+            self.assertEqual(done.returncode, 0, done.stderr)
+            file = DATA.parent / "experiments" / name / f"{first}.toml"
+            config = json.loads(done.stdout)["config"]
+            self.assertEqual(config["network"]["layer"], tomllib.loads(file.read_text("utf-8"))["network"]["layer"])
+            self.assertIn(f"experiments/{name}/{first}.toml", program(name, "--help").stdout)
+            self.assertTrue(program(name, "--version").stdout.startswith(f"{name} "))
 
 
 SWEEP = """title = "Two and a wrong one"

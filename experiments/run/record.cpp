@@ -1,4 +1,4 @@
-#include "layerwise/record.h"
+#include "experiments/run/record.h"
 
 #include <cmath>
 

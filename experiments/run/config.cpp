@@ -1,4 +1,4 @@
-#include "layerwise/config.h"
+#include "experiments/run/config.h"
 
 #include <fmt/format.h>
 #include <fmt/ranges.h>
@@ -8,8 +8,8 @@
 
 #include "core/expect.h"
 #include "core/nearest.h"
+#include "experiments/run/tasks.h"
 #include "laplace/priors/builtin.h"
-#include "layerwise/tasks.h"
 #include "nn/averaged.h"
 #include "train/trainer.h"
 
@@ -30,14 +30,14 @@ sgd = { title = "{}, evidence, SGD", train = { optimiser = "sgd" } }
 )";
 
 /// Those, and under them the variants of the configuration.
-toml::table all_variants(const LayerwiseConfig& config) {
+toml::table all_variants(const RunConfig& config) {
   auto all = parse_toml(kControls, "controls");
   merge_over(all, config.variant);
   return all;
 }
 
 /// "FC+CONV" for the pathways conv and fc, the most flexible first; "network" for one without.
-std::string title_of(const LayerwiseConfig& config) {
+std::string title_of(const RunConfig& config) {
   static const std::map<std::string, std::string> titles = {
       {"fc", "FC"},          {"conv", "CONV"},          {"factored_fc", "F-FC"},
       {"sparse_fc", "S-FC"}, {"sparse_conv", "S-CONV"}, {"group_conv", "GCONV"}};
@@ -53,7 +53,7 @@ std::string title_of(const LayerwiseConfig& config) {
 }
 
 /// What the configuration says with the variant laid over it.
-LayerwiseConfig with_variant(const LayerwiseConfig& config, toml::table change) {
+RunConfig with_variant(const RunConfig& config, toml::table change) {
   change.erase("title");
   auto table = to_toml(config);
   table.erase("variant");
@@ -69,7 +69,7 @@ LayerwiseConfig with_variant(const LayerwiseConfig& config, toml::table change) 
   }
   if (change["network"].as_table()) table.erase("network");  // another one, not a part of it
   merge_over(table, change);
-  return read_layerwise(table);
+  return read_run_config(table);
 }
 
 /// The first layer of a pathway, null where it has none.
@@ -246,8 +246,8 @@ toml::table keep_pathways(const toml::table& network, const std::vector<std::str
   return out;
 }
 
-LayerwiseConfig read_layerwise(const toml::table& table) {
-  auto config = from_toml<LayerwiseConfig>(table);
+RunConfig read_run_config(const toml::table& table) {
+  auto config = from_toml<RunConfig>(table);
   PriorUpdateConfig update;
   toml::table own;
   split_prior(config.prior, update, own);
@@ -268,7 +268,7 @@ std::string prior_help() {
 
 namespace {
 
-Member make(const LayerwiseConfig& config, const std::string& name) {
+Member make(const RunConfig& config, const std::string& name) {
   toml::table change;
   Member member;
   member.name = name;
@@ -305,7 +305,7 @@ Member make(const LayerwiseConfig& config, const std::string& name) {
 
 }  // namespace
 
-Member make_member(const LayerwiseConfig& config, const std::string& name) {
+Member make_member(const RunConfig& config, const std::string& name) {
   if (name == "evidence" || !all_variants(config).contains(name)) return make(config, name);
   try {
     return make(config, name);
@@ -314,7 +314,7 @@ Member make_member(const LayerwiseConfig& config, const std::string& name) {
   }
 }
 
-void expect_valid(const LayerwiseConfig& config) {
+void expect_valid(const RunConfig& config) {
   const auto tasks = task_names();
   if (config.tasks.empty())
     throw UsageError(fmt::format("tasks: expected some of {}, found none", fmt::join(tasks, ", ")));

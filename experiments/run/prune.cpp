@@ -1,4 +1,4 @@
-#include "layerwise/prune.h"
+#include "experiments/run/prune.h"
 
 #include <fmt/ranges.h>
 
@@ -6,10 +6,10 @@
 #include <functional>
 #include <map>
 
+#include "experiments/run/config.h"
 #include "io/atomic_file.h"
 #include "io/config.h"
 #include "io/safetensors.h"
-#include "layerwise/config.h"
 #include "nn/network.h"
 
 namespace evariste {

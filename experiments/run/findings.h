@@ -2,7 +2,7 @@
 // below the summary's tables.
 #pragma once
 
-#include "layerwise/table.h"
+#include "experiments/run/table.h"
 
 namespace evariste {
 

@@ -1,4 +1,4 @@
-#include "layerwise/result.h"
+#include "experiments/run/result.h"
 
 #include <nlohmann/json.hpp>
 

@@ -1,4 +1,4 @@
-#include "layerwise/run.h"
+#include "experiments/run/run.h"
 
 #include <ATen/Version.h>
 
@@ -6,10 +6,10 @@
 #include <fstream>
 
 #include "core/error.h"
+#include "experiments/run/record.h"
 #include "io/atomic_file.h"
 #include "io/interrupt.h"
 #include "io/run_record.h"
-#include "layerwise/record.h"
 
 namespace evariste {
 namespace {
@@ -61,8 +61,8 @@ void add_map_shares(State& state, const EpochRecord& record) {
 }
 
 /// The record of this run alone: --config it to repeat.
-LayerwiseConfig own_config(const LayerwiseConfig& config, const std::string& task, int64_t seed,
-                           bool with_controls) {
+RunConfig own_config(const RunConfig& config, const std::string& task, int64_t seed,
+                     bool with_controls) {
   auto own = config;
   own.seed = seed;
   own.seeds = 1;
@@ -72,7 +72,7 @@ LayerwiseConfig own_config(const LayerwiseConfig& config, const std::string& tas
   return own;
 }
 
-std::string hash_of(const LayerwiseConfig& own) {
+std::string hash_of(const RunConfig& own) {
   auto table = to_toml(own);
   table.erase("report");  // changes no number
   return config_hash(table);
@@ -188,14 +188,14 @@ std::string run_name(const std::string& task, const std::string& preset, int64_t
   return fmt::format("{}-{}-seed{}", task, preset, seed);
 }
 
-void expect_free(const LayerwiseConfig& config, const std::string& task, int64_t seed,
-                 bool with_controls, const fs::path& folder, const CommandLine& cli) {
+void expect_free(const RunConfig& config, const std::string& task, int64_t seed, bool with_controls,
+                 const fs::path& folder, const CommandLine& cli) {
   expect_resumable(folder, cli, hash_of(own_config(config, task, seed, with_controls)));
 }
 
-Run run_task(const LayerwiseConfig& config, const std::string& task, int64_t seed,
-             bool with_controls, const RawImages& images, const fs::path& path,
-             const CommandLine& cli, torch::Device device, const Processes* processes) {
+Run run_task(const RunConfig& config, const std::string& task, int64_t seed, bool with_controls,
+             const RawImages& images, const fs::path& path, const CommandLine& cli,
+             torch::Device device, const Processes* processes) {
   const bool is_first = !processes || processes->rank() == 0;
   const auto own = own_config(config, task, seed, with_controls);
   const auto table = to_toml(own);

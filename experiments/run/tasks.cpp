@@ -1,4 +1,4 @@
-#include "layerwise/tasks.h"
+#include "experiments/run/tasks.h"
 
 #include <fmt/ranges.h>
 
@@ -69,7 +69,7 @@ const Task& task_named(const std::string& name) {
   throw UsageError(fmt::format("no task \"{}\"", name));  // expect_valid names the nearest
 }
 
-Stream data_stream(const LayerwiseConfig& config) {
+Stream data_stream(const RunConfig& config) {
   return Stream(static_cast<uint64_t>(config.data.seed)).split("data");
 }
 
@@ -109,7 +109,7 @@ void expect_input(const std::string& task, const std::string& set,
                                  task, fmt::join(input, ", ")));
 }
 
-RawImages load_images(const LayerwiseConfig& config, const std::filesystem::path& root) {
+RawImages load_images(const RunConfig& config, const std::filesystem::path& root) {
   auto train = load_dataset(config.data.set, root, Split::Train);
   auto test = load_dataset(config.data.set, root, Split::Test);
   if (config.data.train < 1 || config.data.train > train.size())
@@ -122,7 +122,7 @@ RawImages load_images(const LayerwiseConfig& config, const std::filesystem::path
           subset(test, torch::arange(config.data.test))};
 }
 
-Dataset task_images(const LayerwiseConfig& config, const std::string& name, const Dataset& raw,
+Dataset task_images(const RunConfig& config, const std::string& name, const Dataset& raw,
                     const std::vector<int64_t>& input) {
   const auto& task = task_named(name);
   const auto stream = data_stream(config).split(raw.split == Split::Train ? "train" : "test");
@@ -143,14 +143,14 @@ Dataset task_images(const LayerwiseConfig& config, const std::string& name, cons
   return input[1] == side ? set : resized(set, input[1]);
 }
 
-std::vector<int64_t> input_of(const LayerwiseConfig& config) {
+std::vector<int64_t> input_of(const RunConfig& config) {
   std::vector<int64_t> input;
   if (const auto* list = config.network["input"].as_array())
     for (const auto& side : *list) input.push_back(side.value_or(int64_t{0}));
   return input;
 }
 
-void write_images(const LayerwiseConfig& config, const std::string& task, const RawImages& images,
+void write_images(const RunConfig& config, const std::string& task, const RawImages& images,
                   const std::filesystem::path& folder) {
   for (const auto& [name, raw] : {std::pair("train", &images.train), {"test", &images.test}}) {
     const auto set = task_images(config, task, *raw, input_of(config));

@@ -1,10 +1,10 @@
-// The tasks of the layer-wise experiments: what is made of a data set before training.
+// Tasks: what is made of a data set before training.
 #pragma once
 
 #include <filesystem>
 
 #include "data/dataset.h"
-#include "layerwise/config.h"
+#include "experiments/run/config.h"
 
 namespace evariste {
 
@@ -20,7 +20,7 @@ struct RawImages {
   Dataset train, test;
 };
 /// Throws UsageError where data.train or data.test is more than there is.
-RawImages load_images(const LayerwiseConfig& config, const std::filesystem::path& root);
+RawImages load_images(const RunConfig& config, const std::filesystem::path& root);
 
 /// Throws UsageError where no image of the task can be the input of a network.
 void expect_input(const std::string& task, const std::string& set,
@@ -28,14 +28,14 @@ void expect_input(const std::string& task, const std::string& set,
 
 /// x [N, C, S, S] float32, or volumes [N, C, S, S, S], for networks whose input is `input`; throws
 /// UsageError where that cannot be.
-Dataset task_images(const LayerwiseConfig& config, const std::string& task, const Dataset& raw,
+Dataset task_images(const RunConfig& config, const std::string& task, const Dataset& raw,
                     const std::vector<int64_t>& input);
 
 /// Those of a task in the type of the networks, as train.safetensors and test.safetensors of x and
 /// y in `folder`.
-void write_images(const LayerwiseConfig& config, const std::string& task, const RawImages& images,
+void write_images(const RunConfig& config, const std::string& task, const RawImages& images,
                   const std::filesystem::path& folder);
 /// What the configuration's network takes.
-std::vector<int64_t> input_of(const LayerwiseConfig& config);
+std::vector<int64_t> input_of(const RunConfig& config);
 
 }  // namespace evariste

@@ -3,7 +3,7 @@
 
 #include <filesystem>
 
-#include "layerwise/result.h"
+#include "experiments/run/result.h"
 
 namespace evariste {
 

@@ -1,10 +1,10 @@
-#include "layerwise/findings.h"
+#include "experiments/run/findings.h"
 
 #include <algorithm>
 #include <cmath>
 #include <numeric>
 
-#include "layerwise/tasks.h"
+#include "experiments/run/tasks.h"
 
 namespace evariste {
 namespace {

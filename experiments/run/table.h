@@ -1,7 +1,7 @@
 // The tables the experiment prints: one per task, and the summary over seeds.
 #pragma once
 
-#include "layerwise/result.h"
+#include "experiments/run/result.h"
 
 namespace evariste {
 

@@ -1,7 +1,7 @@
-// What a call of layerwise will need, before anything is read or trained.
+// What a call will need, before anything is read or trained.
 #pragma once
 
-#include "layerwise/config.h"
+#include "experiments/run/config.h"
 
 namespace evariste {
 
@@ -14,6 +14,6 @@ struct Need {
 
 /// From the flops of steps, refreshes (plan_curvature) and eigendecompositions; what else a
 /// training does, tests and checks, is not counted.
-Need predict_need(const LayerwiseConfig& config);
+Need predict_need(const RunConfig& config);
 
 }  // namespace evariste

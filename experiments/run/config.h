@@ -1,4 +1,4 @@
-// The layer-wise experiment as its TOML files describe it.
+// A run as its TOML file describes it.
 #pragma once
 
 #include <toml++/toml.h>
@@ -10,7 +10,7 @@
 
 namespace evariste {
 
-struct LayerwiseData {
+struct RunData {
   std::string set = "mnist", scaling = "standard";
   int64_t train = 5000, test = 10000, seed = 711;
 
@@ -49,14 +49,14 @@ struct AugmentationConfig {
 /// Throws UsageError for an unknown range.
 AugmentationOptions to_options(const AugmentationConfig& config);
 
-struct LayerwiseConfig {
+struct RunConfig {
   std::string title;
   int64_t seed = 1, seeds = 1, control_seeds = 1;
   std::vector<std::string> tasks = {"digit", "quadrant"};
   std::vector<std::string> controls = {"map", "conv"};
   std::vector<std::string> pathways;
   bool report = true;
-  LayerwiseData data;
+  RunData data;
   TrainConfig train;
   AugmentationConfig augmentation;
   toml::table prior;
@@ -94,7 +94,7 @@ struct LayerwiseConfig {
 };
 
 /// The configuration of a table, [prior] completed: what it prints is what it does.
-LayerwiseConfig read_layerwise(const toml::table& table);
+RunConfig read_run_config(const toml::table& table);
 
 /// `prior.type` and the keys of every type, for --help.
 std::string prior_help();
@@ -113,11 +113,11 @@ struct Member {
 
 /// "evidence", a control of every configuration ("map", "conv", ...), or one of its variants.
 /// Throws UsageError for unknown names.
-Member make_member(const LayerwiseConfig& config, const std::string& name);
+Member make_member(const RunConfig& config, const std::string& name);
 
 /// Refuses with UsageError what can be refused before images are read and folders made: tasks,
 /// seeds, controls, and for each member its network and its prior.
-void expect_valid(const LayerwiseConfig& config);
+void expect_valid(const RunConfig& config);
 
 /// The network with only the pathways of some types ("conv", "fc") in every sum. Throws UsageError
 /// for a sum that would have none.

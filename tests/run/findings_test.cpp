@@ -1,7 +1,7 @@
 // The claims below the experiment's summary: each says, seed by seed, whether it holds.
 #include "tests/catch.h"
 
-#include "layerwise/findings.h"
+#include "experiments/run/findings.h"
 
 using namespace evariste;
 using Catch::Matchers::Contains;

@@ -1,7 +1,7 @@
 // What one finished training leaves for the table, kept in state.pt with the rest.
 #pragma once
 
-#include "layerwise/config.h"
+#include "experiments/run/config.h"
 #include "train/trainer.h"
 
 namespace evariste {

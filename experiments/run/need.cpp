@@ -1,9 +1,9 @@
-#include "layerwise/need.h"
+#include "experiments/run/need.h"
 
 #include <algorithm>
 
+#include "experiments/run/tasks.h"
 #include "laplace/plan.h"
-#include "layerwise/tasks.h"
 #include "train/trainer.h"
 
 namespace evariste {
@@ -24,7 +24,7 @@ struct Work {
   }
 };
 
-Work work_of(const LayerwiseConfig& config, const Member& member) {
+Work work_of(const RunConfig& config, const Member& member) {
   Work work;
   const auto& train = member.train;
   const auto network =
@@ -86,7 +86,7 @@ Work work_of(const LayerwiseConfig& config, const Member& member) {
 
 }  // namespace
 
-Need predict_need(const LayerwiseConfig& config) {
+Need predict_need(const RunConfig& config) {
   torch::NoGradGuard no_grad;
   Need need;
   const auto add = [&](const std::string& name, int64_t seeds) {

@@ -1,4 +1,4 @@
-#include "layerwise/report.h"
+#include "experiments/run/report.h"
 
 #include <fmt/format.h>
 

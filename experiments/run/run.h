@@ -3,22 +3,21 @@
 
 #include <filesystem>
 
-#include "layerwise/table.h"
-#include "layerwise/tasks.h"
+#include "experiments/run/table.h"
+#include "experiments/run/tasks.h"
 
 namespace evariste {
 
 /// Throws UsageError where `folder` holds a run that run_task would refuse to touch.
-void expect_free(const LayerwiseConfig& config, const std::string& task, int64_t seed,
-                 bool with_controls, const std::filesystem::path& folder,
-                 const CommandLine& command_line);
+void expect_free(const RunConfig& config, const std::string& task, int64_t seed, bool with_controls,
+                 const std::filesystem::path& folder, const CommandLine& command_line);
 
 /// Runs, or resumes, or only reads what is finished. Leaves run.h5, state.pt, run.log, config.toml
 /// in `folder`. `with_controls`: the seeds beyond control_seeds have none. Of several `processes`
 /// (null for one) the first alone has the folder, to read and to write; a signal to one ends all
 /// after the same epoch.
-Run run_task(const LayerwiseConfig& config, const std::string& task, int64_t seed,
-             bool with_controls, const RawImages& images, const std::filesystem::path& folder,
+Run run_task(const RunConfig& config, const std::string& task, int64_t seed, bool with_controls,
+             const RawImages& images, const std::filesystem::path& folder,
              const CommandLine& command_line, torch::Device device,
              const Processes* processes = nullptr);
 

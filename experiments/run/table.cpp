@@ -1,4 +1,4 @@
-#include "layerwise/table.h"
+#include "experiments/run/table.h"
 
 #include <algorithm>
 #include <cmath>
