@@ -348,7 +348,7 @@ void expect_valid(const RunConfig& config) {
     int64_t classes = 0;
     for (const auto& task : config.tasks)
       classes = std::max(classes, task_classes(task, config.data.set));
-    if (config.data.set == "shapes" && (member.train.flip_crop || member.augmentation.copies > 0))
+    if (has_volumes(config.data.set) && (member.train.flip_crop || member.augmentation.copies > 0))
       throw UsageError(
           fmt::format("control {}: flips, crops and copies are of images, not of the "
                       "volumes of {}",

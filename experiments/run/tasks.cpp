@@ -5,6 +5,7 @@
 #include <cmath>
 
 #include "core/error.h"
+#include "data/pairs.h"
 #include "data/shapes.h"
 #include "data/transform.h"
 #include "io/safetensors.h"
@@ -17,10 +18,11 @@ using Make = Dataset (*)(const Dataset& raw, const Stream& stream);
 
 struct Task {
   const char* name;
-  int64_t labels;            // for each class of the data set
-  Make make;                 // raw images, once, before training; null: as they are
-  bool is_toy = false;       // makes normalised images of 32 x 32 itself
-  const char* poses = "C1";  // of solids: the group they are turned by; null: not defined
+  int64_t labels;               // for each class of the data set
+  Make make;                    // raw images, once, before training; null: as they are
+  bool is_toy = false;          // makes normalised images of 32 x 32 itself
+  const char* poses = "C1";     // of solids: the group they are turned by; null: not defined
+  const char* pairs = nullptr;  // the group that each of two digits is moved by
 };
 
 const std::vector<Task>& tasks() {
@@ -59,6 +61,12 @@ const std::vector<Task>& tasks() {
        [](const Dataset& raw, const Stream& stream) { return scaled(raw, std::log(2.0), stream); },
        false, nullptr},
       {"mirrored", 1, nullptr, false, "O(3)"},
+      {"pairs-C1", 1, nullptr, false, nullptr, "C1"},
+      {"pairs-C4", 1, nullptr, false, nullptr, "C4"},
+      {"pairs-SO2", 1, nullptr, false, nullptr, "SO(2)"},
+      {"pairs-D1", 1, nullptr, false, nullptr, "D1"},
+      {"pairs-D4", 1, nullptr, false, nullptr, "D4"},
+      {"pairs-O2", 1, nullptr, false, nullptr, "O(2)"},
   };
   return list;
 }
@@ -67,6 +75,13 @@ const Task& task_named(const std::string& name) {
   for (const auto& task : tasks())
     if (name == task.name) return task;
   throw UsageError(fmt::format("no task \"{}\"", name));  // expect_valid names the nearest
+}
+
+/// The samples that a run makes its task from.
+Dataset chosen(const RunConfig& config, const Dataset& whole, const Stream& stream) {
+  return whole.split == Split::Train
+             ? random_subset(whole, config.data.train, stream.split("subset"))
+             : subset(whole, torch::arange(config.data.test));
 }
 
 Stream data_stream(const RunConfig& config) {
@@ -87,26 +102,31 @@ std::string task_title(const std::string& task, const std::string& set) {
 }
 
 int64_t task_classes(const std::string& task, const std::string& set) {
-  return task_named(task).labels * dataset_classes(set);
+  const auto& found = task_named(task);
+  return dataset_classes(set) * (found.pairs ? dataset_classes(set) : found.labels);
 }
 
 void expect_input(const std::string& task, const std::string& set,
                   const std::vector<int64_t>& input) {
   const auto& found = task_named(task);
-  const bool has_volumes = set == "shapes";
-  if (has_volumes && !found.poses)
+  const bool volumes = has_volumes(set);
+  if (volumes && !found.poses)
     throw UsageError(fmt::format("tasks: {} is for images, not for the volumes of {}", task, set));
-  if (!has_volumes && task == "mirrored")
+  const bool is_drawn = set == "shapes";  // anew in every pose
+  if (found.poses && found.poses != std::string_view("C1") && volumes && !is_drawn)
+    throw UsageError(
+        fmt::format("tasks: {} is for the volumes of shapes, found {}: use upright", task, set));
+  if (!volumes && task == "mirrored")
     throw UsageError(fmt::format("tasks: mirrored is for the volumes of shapes, not for {}", set));
-  const bool is_known = has_volumes    ? input == std::vector<int64_t>{1, 16, 16, 16}
+  const bool is_known = volumes ? input.size() == 4 && input[1] == input[2] && input[2] == input[3]
                         : found.is_toy ? input == std::vector<int64_t>{1, 32, 32}
                                        : input.size() == 3 && input[1] == input[2];
   if (!is_known)
-    throw UsageError(fmt::format("network.input: expected {} for the images of {}, found [{}]",
-                                 has_volumes    ? "[1, 16, 16, 16]"
+    throw UsageError(fmt::format("network.input: expected {} for the {} of {}, found [{}]",
+                                 volumes        ? "[C, S, S, S]"
                                  : found.is_toy ? "[1, 32, 32]"
                                                 : "[C, S, S]",
-                                 task, fmt::join(input, ", ")));
+                                 volumes ? "volumes" : "images", task, fmt::join(input, ", ")));
 }
 
 RawImages load_images(const RunConfig& config, const std::filesystem::path& root) {
@@ -118,28 +138,32 @@ RawImages load_images(const RunConfig& config, const std::filesystem::path& root
   if (config.data.test < 1 || config.data.test > test.size())
     throw UsageError(
         fmt::format("data.test: expected 1 ... {}, found {}", test.size(), config.data.test));
-  return {random_subset(train, config.data.train, data_stream(config).split("subset")),
-          subset(test, torch::arange(config.data.test))};
+  return {train, test};
 }
 
 Dataset task_images(const RunConfig& config, const std::string& name, const Dataset& raw,
                     const std::vector<int64_t>& input) {
   const auto& task = task_named(name);
-  const auto stream = data_stream(config).split(raw.split == Split::Train ? "train" : "test");
-  auto set = raw;
+  const bool is_train = raw.split == Split::Train;
+  const auto stream = data_stream(config).split(is_train ? "train" : "test");
+  expect_input(name, config.data.set, input);
+  auto set = task.pairs ? digit_pairs(raw, is_train ? config.data.train : config.data.test,
+                                      task.pairs, stream)
+                        : chosen(config, raw, data_stream(config));
   if (config.data.scaling == "pixel") {
     const auto channels = static_cast<size_t>(raw.x.size(1));
     set.normalisation = {std::vector<double>(channels, 0), std::vector<double>(channels, 1)};
   }
-  expect_input(name, config.data.set, input);
-  if (raw.x.dim() == 5) return normalised(posed_shapes(set, task.poses, stream));
   if (task.make) set = task.make(set, stream);
+  if (config.data.set == "shapes") set = posed_shapes(set, task.poses, stream);
   if (!task.is_toy) set = normalised(set);
   const auto channels = set.x.size(1), side = set.x.size(2);
   if (input[0] != channels)
     throw UsageError(
-        fmt::format("network.input: expected [{}, S, S] for the images of {}, found [{}]", channels,
-                    task_title(name, config.data.set), fmt::join(input, ", ")));
+        fmt::format("network.input: expected [{}, S, S{}] for the images of {}, found "
+                    "[{}]",
+                    channels, raw.x.dim() == 5 ? ", S" : "", task_title(name, config.data.set),
+                    fmt::join(input, ", ")));
   return input[1] == side ? set : resized(set, input[1]);
 }
 

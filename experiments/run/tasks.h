@@ -9,13 +9,13 @@
 namespace evariste {
 
 /// "digit", "quadrant", "upright", "rotated", "half-rotated", "turned", "turn", "translated",
-/// "scaled", "mirrored".
+/// "scaled", "mirrored", "pairs-C4" and of the other groups of pairs.
 std::vector<std::string> task_names();
 /// "digit-MNIST", or "rotated fashion-mnist".
 std::string task_title(const std::string& task, const std::string& set);
 int64_t task_classes(const std::string& task, const std::string& set);
 
-/// The raw images that the tasks are made from, loaded once.
+/// The whole raw sets that the tasks are made from, loaded once.
 struct RawImages {
   Dataset train, test;
 };

@@ -9,6 +9,7 @@
 #include "data/checksums.h"
 #include "data/cifar.h"
 #include "data/idx.h"
+#include "data/medmnist.h"
 #include "data/shapes.h"
 
 namespace evariste {
@@ -23,6 +24,11 @@ const DatasetEntry& find_entry(std::string_view name) {
   throw UsageError(unknown_name("data set", name, known));
 }
 
+DatasetEntry medmnist(const char* name, int64_t classes,
+                      LabelledImages (*read)(SourceFolder&, Split)) {
+  return {name, read, classes, {{0.5}, {0.5}}, {}, false, "medmnist", true};
+}
+
 }  // namespace
 
 const std::vector<DatasetEntry>& builtin_datasets() {
@@ -33,7 +39,19 @@ const std::vector<DatasetEntry>& builtin_datasets() {
       {"mini/mnist-1k", read_idx_split, 10, kMnistNormalisation},
       {"mini/fashion-1k", read_idx_split, 10, kMnistNormalisation},
       {"mini/cifar10-1k", read_cifar_split, 10, kCifarNormalisation},
-      {"shapes", read_shapes, kShapeKinds, kShapesNormalisation, {}, true},
+      {"shapes", read_shapes, kShapeKinds, kShapesNormalisation, {}, true, {}, true},
+      medmnist("organmnist3d", 11,
+               [](SourceFolder& folder, Split split) {
+                 return read_medmnist_split(folder, "organmnist3d.npz", split);
+               }),
+      medmnist("nodulemnist3d", 2,
+               [](SourceFolder& folder, Split split) {
+                 return read_medmnist_split(folder, "nodulemnist3d.npz", split);
+               }),
+      medmnist("synapsemnist3d", 2,
+               [](SourceFolder& folder, Split split) {
+                 return read_medmnist_split(folder, "synapsemnist3d.npz", split);
+               }),
       // A new data set of a known format is one line here.
   };
   return list;
@@ -41,18 +59,21 @@ const std::vector<DatasetEntry>& builtin_datasets() {
 
 int64_t dataset_classes(std::string_view name) { return find_entry(name).classes; }
 
+bool has_volumes(std::string_view name) { return find_entry(name).has_volumes; }
+
 torch::Tensor sample_index(const Dataset& dataset) {
   return dataset.index.defined() ? dataset.index : torch::arange(dataset.size(), torch::kInt64);
 }
 
 Dataset load_dataset(std::string_view name, const std::filesystem::path& root, Split split) {
   const auto& entry = find_entry(name);
-  SourceFolder folder(root / entry.name, entry.name, entry.sha256);
+  const auto place = root / (entry.folder.empty() ? entry.name : entry.folder);
+  SourceFolder folder(place, entry.name, entry.sha256);
   auto [x, y] = entry.read(folder, split);
-  if (const auto largest = y.max().item<int64_t>(); largest >= entry.classes) {
-    throw IoError(fmt::format("{}: label {}, expected 0 to {}", (root / entry.name).string(),
-                              largest, entry.classes - 1));
-  }
+  for (const auto label : {y.min().item<int64_t>(), y.max().item<int64_t>()})
+    if (label < 0 || label >= entry.classes)
+      throw IoError(fmt::format("{}: {}: label {}, expected 0 to {}", place.string(), entry.name,
+                                label, entry.classes - 1));
   return {entry.name,
           x,
           y,

@@ -49,8 +49,10 @@ struct DatasetEntry {
   LabelledImages (*read)(SourceFolder& folder, Split split);
   int64_t classes;
   Normalisation normalisation;
-  Checksums sha256 = {};  ///< empty: taken as it is
-  bool is_drawn = false;  ///< made by the program: there are no files
+  Checksums sha256 = {};     ///< empty: taken as it is
+  bool is_drawn = false;     ///< made by the program: there are no files
+  std::string folder = {};   ///< under the data root; empty: that of its name
+  bool has_volumes = false;  ///< x [N, C, S, S, S]
 };
 
 const std::vector<DatasetEntry>& builtin_datasets();
@@ -58,7 +60,10 @@ const std::vector<DatasetEntry>& builtin_datasets();
 /// Classes of a built-in data set; throws UsageError as load_dataset.
 int64_t dataset_classes(std::string_view name);
 
-/// Reads `root`/`name`. Files may be plain, .gz or .xz. x is uint8.
+/// Throws UsageError as load_dataset.
+bool has_volumes(std::string_view name);
+
+/// Reads `root`/`name`, or the folder its entry names. Files may be plain, .gz or .xz. x is uint8.
 ///
 /// UsageError: a name that is not in the list, a file that is not there (the message says how to
 /// get it). IoError: truncated, damaged, a wrong checksum, or a label outside 0 ... classes-1.

@@ -59,9 +59,14 @@ torch::Tensor normalise(const torch::Tensor& x, const Normalisation& normalisati
 }
 
 torch::Tensor resize(const torch::Tensor& x, int64_t side) {
-  expect_images(x, torch::kFloat32, "resize");
+  if (x.dim() != 5) expect_images(x, torch::kFloat32, "resize");
   if (side < 1) throw UsageError(fmt::format("resize: side {} must be at least 1", side));
   namespace F = torch::nn::functional;
+  if (x.dim() == 5)
+    return F::interpolate(x, F::InterpolateFuncOptions()
+                                 .size(std::vector<int64_t>{side, side, side})
+                                 .mode(torch::kTrilinear)
+                                 .align_corners(false));
   return F::interpolate(x, F::InterpolateFuncOptions()
                                .size(std::vector<int64_t>{side, side})
                                .mode(torch::kBilinear)

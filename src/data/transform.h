@@ -27,7 +27,8 @@ namespace evariste {
 /// Throws UsageError where x is not uint8 or has another number of channels.
 torch::Tensor normalise(const torch::Tensor& x, const Normalisation& normalisation);
 
-/// Bilinear, align_corners = false, no antialias. x [N, C, H, W] float32 -> [N, C, side, side].
+/// Bilinear, align_corners = false, no antialias. x [N, C, H, W] float32 -> [N, C, side, side];
+/// volumes [N, C, D, H, W] likewise, trilinear.
 torch::Tensor resize(const torch::Tensor& x, int64_t side);
 
 /// The same on a data set; normalised uses `dataset.normalisation`.

@@ -98,7 +98,8 @@ TEST_CASE("a data set that is not there says how to get it", "[data]") {
     for (const auto split : {Split::Train, Split::Test}) {
       const auto error = error_of([&] { (void)load_dataset(entry.name, root.path(), split); });
       CAPTURE(error);
-      CHECK_THAT(error, StartsWith("2: " + (root.path() / entry.name).string()));
+      const auto folder = entry.folder.empty() ? entry.name : entry.folder;
+      CHECK_THAT(error, StartsWith("2: " + (root.path() / folder).string()));
       CHECK_THAT(error, Contains("`data/fetch " + entry.name + "`") && Contains("--data-root"));
     }
   }

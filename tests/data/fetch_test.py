@@ -109,6 +109,34 @@ class Fetch(unittest.TestCase):
         self.assertEqual(self.call("fashion-mnist")[0], 0)
         self.assertEqual(Server.ranges, [])
 
+    def test_a_set_of_medmnist_is_checked_by_its_md5(self):
+        content = bytes(random.Random(3).choices(range(256), k=9000))
+        place = os.path.join(self.root, "medmnist", "organmnist3d.npz")
+        self.script.SETS["organmnist3d"]["md5"] = hashlib.md5(content).hexdigest()
+        self.script.MEDMNIST = self.script.SETS["fashion-mnist"]["base"]
+        Server.files["/organmnist3d.npz"] = content[:-1]
+        code, said = self.call("organmnist3d")
+        self.assertEqual(code, 4)
+        self.assertIn("organmnist3d.npz has the MD5 ", said)
+        self.assertEqual(os.listdir(os.path.dirname(place)), [])
+        Server.files["/organmnist3d.npz"] = content
+        with open(place + ".part", "wb") as part:
+            part.write(content[:100])
+        Server.ranges.clear()
+        for ranges in (["bytes=100-"], []):  # the second call finds it
+            self.assertEqual(self.call("organmnist3d")[0], 0)
+            self.assertEqual(Server.ranges, ranges)
+            Server.ranges.clear()
+        with open(place, "r+b") as damaged:
+            damaged.write(b"x")
+        code, said = self.call("organmnist3d", "--from", self.source)
+        self.assertEqual((code, "was not found" in said), (2, True))
+        with open(os.path.join(self.source, "organmnist3d.npz"), "wb") as other:
+            other.write(content)
+        self.assertEqual(self.call("organmnist3d", "--from", self.source)[0], 0)
+        with open(place, "rb") as found:
+            self.assertEqual(found.read(), content)
+
     def test_unpacks_the_archive_and_removes_it(self):
         self.assertEqual(self.call("cifar10")[0], 0)
         self.expect_complete("cifar10", self.script.CIFAR, "")

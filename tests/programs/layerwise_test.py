@@ -629,6 +629,19 @@ class Configurations(Case):
                     done = program(file.parent.name, "--dry-run", "--preset", preset, "--config", file)
                     self.assertEqual(done.returncode, 0, done.stderr)
 
+    def test_volumes_of_medmnist_are_asked_for_by_name(self):
+        solids = DATA.parent / "experiments" / "steerable" / "solids.toml"
+        flags = ("--config", solids, "--set", "data.set=organmnist3d", "--set", "data.train=971",
+                 "--set", "data.test=610", "--data-root", scratch, "--out", self.out)
+        upright = ("--set", "tasks=['upright']")
+        self.assertEqual(program("steerable", *flags, *upright, "--dry-run").returncode, 0)
+        self.refused(program("steerable", *flags, *upright), USAGE, "medmnist/organmnist3d.npz",
+                     "data/fetch organmnist3d", "--data-root")
+        self.refused(program("steerable", *flags), USAGE, "rotated", "organmnist3d", "upright")
+        (scratch / "medmnist").mkdir()
+        (scratch / "medmnist" / "organmnist3d.npz").write_bytes(b"PK\3\4")
+        self.refused(program("steerable", *flags, *upright), IO, "organmnist3d.npz", "truncated")
+
     def test_each_program_has_a_file_of_its_own_to_begin_with(self):
         for name, first in (("layerwise", "layerwise"), ("steerable", "degree")):
             done = program(name, "--dry-run", "--json")
