@@ -7,11 +7,37 @@
 #include <numeric>
 
 #include "core/error.h"
+#include "groups/symmetric_square.h"
 
 namespace evariste {
 namespace {
 
+/// "a", "b^2", "[c+d]^2" of "a+b^2+[c+d]^2".
+std::vector<std::string> terms_of(const std::string& name) {
+  std::vector<std::string> out = {""};
+  int depth = 0;
+  for (const char c : name) {
+    depth += (c == '[') - (c == ']');
+    if (c == '+' && depth == 0)
+      out.emplace_back();
+    else
+      out.back().push_back(c);
+  }
+  return out;
+}
+
 Representation representation_named(const GroupPtr& group, const std::string& name) {
+  const auto terms = terms_of(name);
+  if (terms.size() > 1) {
+    std::vector<Representation> parts;
+    for (const auto& term : terms) parts.push_back(representation_named(group, term));
+    return direct_sum(parts);
+  }
+  if (name.ends_with("^2")) {
+    auto base = name.substr(0, name.size() - 2);
+    if (base.starts_with('[') && base.ends_with(']')) base = base.substr(1, base.size() - 2);
+    return symmetric_square(representation_named(group, base)).representation;
+  }
   if (name == "trivial") return trivial_representation(group);
   if (name == "regular") {
     if (group->is_finite()) return regular_representation(group);

@@ -33,7 +33,9 @@ struct FieldType {
   static FieldType trivial(const GroupPtr& group, int64_t count);
   /// From "4 regular", "2 (1,1)" ...: a number and trivial, regular, an irrep of the group, "/H"
   /// (the cosets of a subgroup H) or "<L" (the irreps up to frequency L, each as often as the
-  /// regular representation has it). Throws UsageError naming the group's irreps for other words.
+  /// regular representation has it); a+b (a field of a and one of b, side by side, as one) and a^2
+  /// or [a+b]^2 (the products of its components, as a sum of irreps: groups/symmetric_square.h) of
+  /// such. Throws UsageError naming the group's irreps for other words.
   static FieldType parse(const GroupPtr& group, const std::vector<std::string>& fields);
 };
 
