@@ -25,10 +25,10 @@ import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-__all__ = ["AnchorMap", "Bias", "FC", "FactoredFC", "FieldNorm", "FieldPool", "FieldTransform", "Fourier",
+__all__ = ["AnchorMap", "Bias", "FC", "FactoredFC", "FieldDropout", "FieldNorm", "FieldPool", "FieldTransform", "Fourier",
            "Gated", "GlobalAvgPool", "GroupConv", "GroupLift",
-           "GroupPool", "Network", "NetworkError", "Polyphase", "Repeat", "Residual", "Scale",
-           "SparseConv", "SparseFC", "SteerableConv", "Sum", "build_network", "load_network", "load_weights",
+           "GroupPool", "Network", "NetworkError", "NormActivation", "NormPool", "Polyphase", "Repeat", "RepresentationNorm", "Residual", "Scale",
+           "SparseConv", "SparseFC", "SteerableConv", "Sum", "TensorProduct", "build_network", "load_network", "load_weights",
            "named_tensors", "open_run", "plain_network", "save_network", "save_weights"]
 
 
@@ -412,20 +412,158 @@ class Gated(nn.Module):
             for (p, n), gate in zip(gated, gates)], 1)
 
 
+class RepresentationNorm(nn.Module):
+    """Batch normalisation of fields of any representation, [B, fields, d, T]: basis [d, q] holds its trivial irreps,
+      mean = basis basis^T E[x], var = E|x - mean|^2 / d, y = weight (x - mean) / sqrt(var + eps) + basis bias.
+    weight [fields], bias [fields q], running_mean [fields, q], running_var [fields]. Which irreps there are is
+    known to the C++ library only: all of it is in the weights' file."""
+
+    def __init__(self, eps, momentum, affine):
+        super().__init__()
+        self.eps, self.momentum, self.affine = eps, momentum, affine
+
+    def take_shapes(self, tensors):
+        for name, tensor in tensors.items():
+            if hasattr(self, name):
+                continue
+            if name in ("weight", "bias"):
+                self.register_parameter(name, nn.Parameter(torch.zeros(tensor.shape)))
+            elif name in ("running_mean", "running_var", "num_batches_tracked", "basis"):
+                dtype = {"num_batches_tracked": torch.int64, "basis": torch.float64}.get(name, torch.float32)
+                self.register_buffer(name, torch.zeros(tensor.shape, dtype=dtype))
+
+    def forward(self, x):
+        if not self._buffers:
+            raise NetworkError("a batchnorm of fields that are no permutations has no kernels before load_weights: "
+                               "they are in the weights' file")
+        basis = self.basis.to(x) if "basis" in self._buffers else x.new_zeros(x.shape[2], 0)
+        if self.training:
+            mean = x.mean((0, 3)) @ basis  # [fields, q]
+            centred = x - (mean @ basis.t()).unsqueeze(2)
+            var = centred.square().mean((0, 2, 3))
+            with torch.no_grad():
+                count = x.numel() / x.shape[1]
+                if basis.shape[1]:
+                    self.running_mean.lerp_(mean.to(self.running_mean), self.momentum)
+                unbiased = var * count / max(1, count - basis.shape[1])
+                self.running_var.lerp_(unbiased.to(self.running_var), self.momentum)
+                self.num_batches_tracked += 1
+        else:
+            centred, var = x, self.running_var
+            if basis.shape[1]:
+                centred = x - (self.running_mean @ basis.t()).unsqueeze(2)
+        y = centred * (var + self.eps).rsqrt().view(-1, 1, 1)
+        if self.affine:
+            y = y * self.weight.view(-1, 1, 1)
+            if basis.shape[1]:
+                y = y + (self.bias.unflatten(0, (-1, basis.shape[1])) @ basis.t()).unsqueeze(2)
+        return y
+
+
 class FieldNorm(nn.Module):
-    """Batch normalisation of fields of permutations: one mean, variance, weight and bias for each field, over
-    its channels too. Children "0", "1" ... of the kinds; fields: [(number, channels of one)]."""
+    """Batch normalisation of fields, one mean, variance, weight and bias for each: over the channels too where the
+    group permutes them, else a RepresentationNorm. Children "0", "1" ... of the kinds; fields: [(number, channels
+    of one, is a permutation)]."""
 
     def __init__(self, fields, eps, momentum, affine):
         super().__init__()
         self.fields = fields
-        for k, (count, _) in enumerate(fields):
-            self.add_module(str(k), nn.BatchNorm1d(count, eps, momentum, affine))
+        for k, (count, _, permutes) in enumerate(fields):
+            self.add_module(str(k), nn.BatchNorm1d(count, eps, momentum, affine) if permutes else
+                            RepresentationNorm(eps, momentum, affine))
+
+    def forward(self, x):
+        parts = x.split([count * size for count, size, _ in self.fields], 1)
+        return torch.cat([norm(part.reshape(len(x), count, *(() if permutes else (size,)), -1)).reshape(part.shape)
+                          for norm, part, (count, size, permutes) in zip(self.children(), parts, self.fields)], 1)
+
+
+def _lengths(v):
+    """Of [B, fields, d, ...]: |v| and 1/|v|, both 0 where |v| <= 1e-10."""
+    square = v.square().sum(2)
+    short = square <= 1e-20
+    length = square.masked_fill(short, 1).sqrt()
+    return length.masked_fill(short, 0), length.reciprocal().masked_fill(short, 0)
+
+
+class NormActivation(nn.Module):
+    """y = h(|x| + bias) x / |x| of every field, 0 where |x| <= 1e-10, and h of channels that do not transform; squash:
+    x / (1 + |x|), without bias. bias [fields that transform], starts at 0; fields: [(number, channels of one, is
+    trivial)]."""
+
+    def __init__(self, fields, activation, bias=True, **keys):
+        super().__init__()
+        self.fields, self.has_bias, self.keys = fields, bias, {**keys, "activation": activation}
+        self.activation = _OF_LENGTHS[activation]
+        count = sum(n for n, _, trivial in fields if not trivial)
+        self.register_parameter("bias", nn.Parameter(torch.zeros(count)) if bias and count else None)
+
+    def forward(self, x):
+        out, at = [], 0
+        for part, (n, size, trivial) in zip(x.split([n * size for n, size, _ in self.fields], 1), self.fields):
+            if trivial:
+                out.append(self.activation(part))
+                continue
+            v = part.unflatten(1, (n, size))
+            length, inverse = _lengths(v)
+            if self.bias is not None:
+                length = length + self.bias[at:at + n].view(-1, *(1,) * (length.dim() - 2))
+                at += n
+            out.append((v * (self.activation(length) * inverse).unsqueeze(2)).flatten(1, 2))
+        return torch.cat(out, 1)
+
+
+class NormPool(nn.Module):
+    """The length of every field, [B, C, ...] -> [B, fields, ...]."""
+
+    def __init__(self, fields, **keys):
+        super().__init__()
+        self.fields, self.keys = fields, keys
 
     def forward(self, x):
         parts = x.split([count * size for count, size in self.fields], 1)
-        return torch.cat([norm(part.reshape(len(x), count, -1)).reshape(part.shape)
-                          for norm, part, (count, _) in zip(self.children(), parts, self.fields)], 1)
+        return torch.cat([_lengths(part.unflatten(1, (count, size)))[0]
+                          for part, (count, size) in zip(parts, self.fields)], 1)
+
+
+class TensorProduct(nn.Module):
+    """[x, basis_k p] with the products p = x_0 x_0, x_0 x_1 ... x_1 x_1, x_1 x_2 ... of the components of every field,
+    without x unless `keep`. basis_k [d (d + 1) / 2, d (d + 1) / 2] of each kind: from the weights' file."""
+
+    def __init__(self, fields, keep=True, **keys):
+        super().__init__()
+        self.fields, self.keep, self.keys = fields, keep, keys
+
+    take_shapes = FieldTransform.take_shapes
+
+    def forward(self, x):
+        if not self._buffers:
+            raise NetworkError("a tensor_product layer has no kernels before load_weights: they are in the "
+                               "weights' file")
+        out = [x] if self.keep else []
+        for k, (part, (n, size)) in enumerate(zip(x.split([n * size for n, size in self.fields], 1), self.fields)):
+            v, (a, b) = part.unflatten(1, (n, size)), torch.triu_indices(size, size, device=x.device)
+            products = v[:, :, a] * v[:, :, b]
+            basis = getattr(self, f"basis_{k}").to(x)
+            out.append(torch.einsum("bnp...,ep->bne...", products, basis).flatten(1, 2))
+        return torch.cat(out, 1)
+
+
+class FieldDropout(nn.Module):
+    """Drops whole fields, all channels and pixels of one together; the others are divided by 1 - p. fields: [(number,
+    channels of one)], None for channels that are no fields."""
+
+    def __init__(self, p=0.5, fields=None):
+        super().__init__()
+        self.p, self.fields = p, fields
+
+    def forward(self, x):
+        if not self.training or self.p == 0:
+            return x
+        fields = self.fields or [(x.shape[1], 1)]
+        sizes = torch.tensor([size for n, size in fields for _ in range(n)], device=x.device)
+        kept = (torch.rand(len(x), len(sizes), device=x.device) >= self.p).to(x) / (1 - self.p)
+        return x * kept.repeat_interleave(sizes, 1).view(*x.shape[:2], *(1,) * (x.dim() - 2))
 
 
 class FieldPool(nn.Module):
@@ -487,9 +625,9 @@ REQUIRED = object()
 FIELDS = object()  # required: "NUMBER KIND" or a list of such
 _LARGEST = 2**31  # a size beyond it is a slip of the pen
 _MOST = 2**30  # numbers in one weight, or in one sample between two layers
-_MAKE_FIELDS = {"steerable_conv", "steerable_conv3d", "gated", "fourier", "field_pool", "residual", "repeat",
+_MAKE_FIELDS = {"steerable_conv", "steerable_conv3d", "gated", "fourier", "field_pool", "norm_activation", "norm_pool", "tensor_product", "residual", "repeat",
                 "sum"}
-_KEEP_FIELDS = {"batchnorm", "avgpool", "avgpool3d", "maxpool", "global_avgpool", "scale", "bias", "polyphase", "dropout", "relu",
+_KEEP_FIELDS = {"batchnorm", "field_dropout", "avgpool", "avgpool3d", "maxpool", "global_avgpool", "scale", "bias", "polyphase", "dropout", "relu",
                 "tanh", "sigmoid", "silu", "gelu", "elu", "softplus"}  # the C++ reader refuses the rest
 _TYPES = {}  # type -> (keys with their defaults, builder (keys, shape, where) -> (module, shape))
 _GEOMETRY = {"kernel": REQUIRED, "stride": 1, "padding": 0, "dilation": 1}
@@ -763,8 +901,27 @@ def _spatial_field_size(kind, group, where):
                        "finite group), an irrep, /SUBGROUP or <FREQUENCY")
 
 
+def _terms(kind):
+    """["a", "[b+c]^2"] of "a+[b+c]^2": the kinds whose sum it is."""
+    depth, terms = 0, [""]
+    for c in kind:
+        depth += (c == "[") - (c == "]")
+        if c == "+" and depth == 0:
+            terms.append("")
+        else:
+            terms[-1] += c
+    return terms
+
+
 def _field_size(kind, group, where):
     """Channels of one field, for the kinds of src/nn/field_type.h."""
+    terms = _terms(kind)
+    if len(terms) > 1:
+        return sum(_field_size(term, group, where) for term in terms)
+    if kind.endswith("^2"):
+        base = kind[:-2]
+        size = _field_size(base[1:-1] if re.fullmatch(r"\[.*\]", base) else base, group, where)
+        return size * (size + 1) // 2
     if group in _ORDERS or group in ("SO(3)", "O(3)"):
         return _spatial_field_size(kind, group, where)
     order, flips = _planar(group, where)
@@ -892,17 +1049,73 @@ def _gated(k, shape, where):
     return module, _with_fields((shape[0] - gates, *shape[1:]), group, out)
 
 
+def _is_permutation(kind):
+    """Of a kind that is no sum, whether the group permutes its channels."""
+    return re.fullmatch(r"trivial|regular|/[^+^\s]+", kind) is not None
+
+
 def _is_trivial(kind):
     """Of a kind of one channel, whether it does not transform."""
     return (kind in ("trivial", "regular", "(0)", "(0,0)", "<0", "A", "A1", "(0,A)", "(0,A1)")
-            or kind.startswith("/"))
+            or kind.startswith("/") or kind.endswith("^2"))
+
+
+_OF_LENGTHS = {"relu": F.relu, "sigmoid": torch.sigmoid, "softplus": F.softplus,
+               "squash": lambda u: u / (1 + u.abs())}
+
+
+@_layer("norm_activation", group=None, **{"in": None}, activation="relu", bias=None)
+def _norm_activation(k, shape, where):
+    group, words, fields = _fields_in(k, shape, where)
+    kind, bias = k["activation"], k["bias"]
+    if kind not in _OF_LENGTHS:
+        raise NetworkError(f"{where}: activation = {kind!r}{_nearest(kind, _OF_LENGTHS)}")
+    _expect(bias is None or isinstance(bias, bool), where, "bias", bias, "true or false")
+    trivial = [size == 1 and _is_trivial(word.split()[-1]) for word, (_, size) in zip(words, fields)]
+    if kind == "squash" and bias:
+        raise NetworkError(f"{where}: bias: squash has none, found true")
+    if kind == "relu" and bias is False and not all(trivial):
+        raise NetworkError(f"{where}: bias: relu leaves every length as it is without one, found false")
+    module = NormActivation([(n, size, t) for (n, size), t in zip(fields, trivial)], kind,
+                            kind != "squash" if bias is None else bias, group=group, **{"in": words})
+    return module, _with_fields(shape, group, words)
+
+
+@_layer("norm_pool", group=None, **{"in": None})
+def _norm_pool(k, shape, where):
+    group, words, fields = _fields_in(k, shape, where)
+    count = sum(n for n, _ in fields)
+    return (NormPool(fields, group=group, **{"in": words}),
+            _with_fields((count, *shape[1:]), group, [f"{count} trivial"]))
+
+
+@_layer("tensor_product", group=None, **{"in": None}, keep=True)
+def _tensor_product(k, shape, where):
+    group, words, fields = _fields_in(k, shape, where)
+    out = list(words) if k["keep"] else []
+    channels = shape[0] if k["keep"] else 0
+    for word, (n, size) in zip(words, fields):
+        if size > 64:
+            raise NetworkError(f"{where}: {word!r} are fields of {size} channels; expected at most 64")
+        kind = word.split(None, 1)[1]
+        out.append(f"{n} trivial" if size == 1 else f"{n} [{kind}]^2" if "+" in kind else f"{n} {kind}^2")
+        channels += n * size * (size + 1) // 2
+    module = TensorProduct(fields, k["keep"], group=group, **{"in": words})
+    return module, _with_fields((channels, *shape[1:]), group, out)
+
+
+@_layer("field_dropout", p=0.5)
+def _field_dropout(k, shape, where):
+    _expect(0 <= k["p"] < 1, where, "p", k["p"], "0 <= p < 1")
+    fields = _fields_of(shape.kinds, shape.group, where, "in")[1] if isinstance(shape, _Fields) else None
+    return FieldDropout(k["p"], fields), shape
 
 
 @_layer("field_pool", group=None, **{"in": None})
 def _field_pool(k, shape, where):
     group, words, fields = _fields_in(k, shape, where)
     for word in words:
-        if not re.search(r"trivial$|regular$|/\S+$", word):
+        if not all(map(_is_permutation, _terms(word.split(None, 1)[1]))):
             raise NetworkError(f"{where}: the largest channel is not invariant for {word!r} of "
                                f"{group}, which is not made of permutations")
     count = sum(n for n, _ in fields)
@@ -927,7 +1140,11 @@ def _batchnorm(k, shape, where):
     module = {3: nn.BatchNorm2d, 4: nn.BatchNorm3d}.get(len(shape), nn.BatchNorm1d)
     if isinstance(shape, _Fields):
         words, fields = _fields_of(shape.kinds, shape.group, where, "in")
-        if not all(size == 1 and _is_trivial(word.split()[-1]) for word, (_, size) in zip(words, fields)):
+        kinds = [word.split(None, 1)[1] for word in words]
+        if not all(size == 1 and _is_trivial(kind) for kind, (_, size) in zip(kinds, fields)):
+            permutes = [_is_permutation(kind) or size == 1 and _is_trivial(kind)
+                        for kind, (_, size) in zip(kinds, fields)]
+            fields = [(*field, p) for field, p in zip(fields, permutes)]
             return FieldNorm(fields, _epsilon(k, where), k["momentum"], k["affine"]), shape
     return module(shape[0], _epsilon(k, where), k["momentum"], k["affine"]), shape
 
@@ -1280,6 +1497,15 @@ def _table(module):
         return {"type": "fourier", **module.keys}
     if kind is Gated:
         return {"type": "gated", **module.keys}
+    if kind is NormActivation:  # said where it is not what the activation has of itself
+        said = module.has_bias != (module.keys["activation"] != "squash")
+        return {"type": "norm_activation", **module.keys, "bias": module.has_bias if said else None}
+    if kind is NormPool:
+        return {"type": "norm_pool", **module.keys}
+    if kind is TensorProduct:
+        return {"type": "tensor_product", **module.keys, "keep": module.keep}
+    if kind in (FieldDropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d):
+        return {"type": "field_dropout", "p": float(module.p)}
     if kind is FieldPool:
         return {"type": "field_pool", **module.keys}
     if kind is Polyphase:
@@ -1372,7 +1598,8 @@ def _check_same(module, text, path):
     copy = build_network(tomllib.loads(text), path)
     _copy(copy, {name: tensor.detach() for name, tensor in named_tensors(module)}, path,
           match_type=True)
-    like = next((t for _, t in named_tensors(module) if t.is_floating_point()), torch.zeros(()))
+    tensors = [*module.parameters(), *(t for _, t in named_tensors(module))]  # what a group gives is float64
+    like = next((t for t in tensors if t.is_floating_point()), torch.zeros(()))
     generator = torch.Generator().manual_seed(0)
     x = torch.rand(2, *copy.input_shape, generator=generator, dtype=like.dtype).to(like.device)
     modes = [(m, m.training) for m in module.modules()]
@@ -1432,7 +1659,7 @@ def load_weights(module, path):
 
 def _copy(module, tensors, path, match_type=False):
     for prefix, layer in _named_layers(module):
-        if isinstance(layer, (FieldTransform, SteerableConv)):
+        if hasattr(layer, "take_shapes"):
             layer.take_shapes({name.removeprefix(prefix): tensor for name, tensor in tensors.items()
                                if name.startswith(prefix)})
     targets = dict(named_tensors(module))

@@ -19,26 +19,17 @@ const std::map<std::string, Keeps>& keeps_fields() {
         {"polyphase", Keeps::kAny},         {"maxpool", Keeps::kPermutations},
         {"bias", Keeps::kPermutations},     {"dropout", Keeps::kPermutations},
         {"gelu", Keeps::kPermutations},     {"elu", Keeps::kPermutations},
-        {"softplus", Keeps::kPermutations}, {"batchnorm", Keeps::kPermutations},
-        {"layernorm", Keeps::kTrivial},     {"groupnorm", Keeps::kTrivial}};
+        {"softplus", Keeps::kPermutations}, {"batchnorm", Keeps::kAny},
+        {"field_dropout", Keeps::kAny},     {"layernorm", Keeps::kTrivial},
+        {"groupnorm", Keeps::kTrivial}};
     for (const auto& kind : Activation::kinds()) t.emplace(kind, Keeps::kPermutations);
     return t;
   }();
   return table;
 }
 
-/// What `make` gives; its UsageErrors with the layer's place.
-template <class Make>
-auto in_place(const Request& r, const Make& make) {
-  try {
-    return make();
-  } catch (const UsageError& error) {
-    if (std::string_view(error.what()).starts_with(r.table.place())) throw;
-    r.table.fail(error.what());
-  }
-}
+}  // namespace
 
-/// Strings of a list, or a single one; none where the key is absent.
 std::vector<std::string> texts(Request& r, std::string_view key) {
   std::vector<std::string> out;
   const auto* node = r.table.any(key);
@@ -56,11 +47,9 @@ std::vector<std::string> texts(Request& r, std::string_view key) {
   return out;
 }
 
-/// Keys "group" and "in" of a layer that takes fields: both may be left out behind a layer that
-/// makes some, and "in" where channels do not transform.
-FieldType fields_in(Request& r) {
+FieldType fields_in(Request& r, std::string_view group_key) {
   const auto before = r.fields ? std::optional(r.fields->group->name()) : std::nullopt;
-  const auto name = r.table.text("group", before);
+  const auto name = r.table.text(group_key, before);
   const auto words = texts(r, "in");
   return in_place(r, [&] {
     const int dimension = r.fields ? r.fields->group->dimension() : r.shape.size() == 4 ? 3 : 2;
@@ -77,6 +66,8 @@ FieldType fields_in(Request& r) {
     return in;
   });
 }
+
+namespace {
 
 /// Those without keys of their own, relu first.
 std::vector<std::string> plain_kinds() {

@@ -3,6 +3,7 @@
 // A new type: its builder, declared here, and a line in the list of network.cpp.
 #pragma once
 
+#include "core/error.h"
 #include "nn/combine.h"
 #include "nn/convolution.h"
 #include "nn/field_type.h"
@@ -38,6 +39,22 @@ void expect_volume(const Request& r);
 /// "kernel" k, "padding" and "padding_mode" of a convolution at stride 1 over square kernels.
 ConvGeometry square_geometry(Request& r, std::optional<int64_t> kernel);
 
+/// What `make` gives; its UsageErrors with the layer's place.
+template <class Make>
+auto in_place(const Request& r, const Make& make) {
+  try {
+    return make();
+  } catch (const UsageError& error) {
+    if (std::string_view(error.what()).starts_with(r.table.place())) throw;
+    r.table.fail(error.what());
+  }
+}
+/// Strings of a list, or a single one; none where the key is absent.
+std::vector<std::string> texts(Request& r, std::string_view key);
+/// Keys `group_key` and "in" of a layer that takes fields: both may be left out behind a layer that
+/// makes some, and "in" where channels do not transform.
+FieldType fields_in(Request& r, std::string_view group_key = "group");
+
 /// What a layer leaves of the fields that come in, where its builder has made none: those that
 /// commute with the group pass them, behind all others nothing is known. Refuses layers that would
 /// not commute with it.
@@ -66,5 +83,11 @@ Made make_fourier(Request& r);
 Made make_field_pool(Request& r);
 /// batchnorm behind a layer that makes fields.
 Made make_field_norm(Request& r, double epsilon, bool affine, double momentum);
+
+// build_field_functions.cpp
+Made make_norm_activation(Request& r);
+Made make_norm_pool(Request& r);
+Made make_tensor_product(Request& r);
+Made make_field_dropout(Request& r);
 
 }  // namespace evariste::network_file

@@ -102,6 +102,36 @@ const std::vector<LayerExample>& layer_examples() {
        "{ type = 'steerable_conv', group = 'C4', out = ['2 regular', '1 trivial', '1 /C2'] }, { "
        "type "
        "= 'batchnorm' }, { type = 'tanh' }"},
+      {"norm_activation", "fields of the plane", "[1, 4, 4]",
+       "{ type = 'steerable_conv', group = 'SO(2)', out = ['1 (1)', '2 trivial', '1 (2)'], padding "
+       "= 1 }, { type = 'norm_activation', activation = 'softplus' }, { type = 'steerable_conv', "
+       "out = '2 trivial' }"},
+      {"norm_activation", "fields that are cut off, in space", "[1, 3, 3, 3]",
+       "{ type = 'steerable_conv3d', group = 'O', out = ['2 T1', '1 trivial'], padding = 1 }, { "
+       "type = 'norm_activation' }"},
+      {"norm_activation", "without a bias", "[1, 3, 4]",
+       "{ type = 'steerable_conv', group = 'D4', out = '2 (1,1)' }, { type = 'norm_activation', "
+       "activation = 'sigmoid', bias = false }"},
+      {"norm_activation", "squash", "[3]",
+       "{ type = 'linear', out = 5 }, { type = 'norm_activation', group = 'C4', in = ['2 (1)', '1 "
+       "trivial'], activation = 'squash' }"},
+      {"norm_pool", "of fields of two sizes", "[1, 4, 3]",
+       "{ type = 'steerable_conv', group = 'O(2)', out = ['1 trivial', '2 (1,1)'] }, { type = "
+       "'norm_pool' }, { type = 'tanh' }"},
+      {"tensor_product", "behind its factors", "[1, 4, 4]",
+       "{ type = 'steerable_conv', group = 'C4', out = ['1 regular', '1 trivial'], padding = 1 }, "
+       "{ type = 'tensor_product' }, { type = 'steerable_conv', out = ['1 (1)', '1 trivial'] }"},
+      {"tensor_product", "alone, in space", "[1, 3, 3, 3]",
+       "{ type = 'steerable_conv3d', group = 'SO(3)', out = ['1 (1)', '1 trivial'], padding = 1 }, "
+       "{ type = 'tensor_product', keep = false }"},
+      {"batchnorm", "of fields of any kind", "[1, 4, 4]",
+       "{ type = 'steerable_conv', group = 'SO(2)', out = ['2 <1', '1 (2)', '1 trivial'], bias = "
+       "false }, { type = 'batchnorm' }"},
+      {"batchnorm", "of vectors in space, without weights", "[1, 3, 3, 3]",
+       "{ type = 'steerable_conv3d', group = 'SO(3)', out = ['2 trivial', '2 (1)'], padding = 1 }, "
+       "{ type = 'batchnorm', affine = false }, { type = 'gated' }"},
+      {"field_dropout", "in evaluation mode", "[1, 3, 3]",
+       "{ type = 'steerable_conv', group = 'C4', out = '1 regular' }, { type = 'field_dropout' }"},
       {"gated", "fields of the plane", "[1, 4, 4]",
        "{ type = 'steerable_conv', group = 'SO(2)', out = ['1 (1)', '3 trivial', '1 (2)'], padding "
        "= 1 }, { type = 'gated', activation = 'tanh' }, { type = 'steerable_conv', out = '2 "

@@ -386,7 +386,6 @@ TEST_CASE("steerable layers say what does not commute with their fields", "[nn][
       "}",
       "at least 5 for <2 fields, found 4");
   wrong(regular + "{ type = 'layernorm' }", "a weight for every channel");
-  wrong(vectors + "{ type = 'batchnorm' }", "batchnorm does not commute with SO(2): 2 trivial");
   wrong("{ type = 'field_pool' }", "key \"group\" is missing");
   wrong("{ type = 'steerable_conv', group = 'C4', in = '1 (1)', out = '1 regular' }",
         "fields of C4: 1 (1) have 2 channels, the input [1, 5, 5] has 1");

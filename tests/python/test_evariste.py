@@ -365,6 +365,91 @@ layer = [
         self.assertTrue(any(isinstance(m, evariste.SteerableConv) for m in network.modules()))
         self.round_trip(plain, (1, 5, 5))
 
+    def test_batch_normalisation_of_vectors_has_one_variance(self):
+        network = self.layers('{ type = "fourier", group = "SO(2)", in = ["2 <1", "1 trivial"] }, '
+                              '{ type = "batchnorm", eps = 0.01, momentum = 0.5 }, { type = "flatten" }',
+                              input_shape="[7, 2, 2]")
+        tensors = {"0.0.basis_0": torch.eye(3), "0.0.basis_1": torch.ones(1, 1), "0.2.basis_0": torch.eye(3),
+                   "0.2.basis_1": torch.ones(1, 1), "1.0.basis": torch.tensor([[1.0], [0], [0]]),
+                   "1.0.weight": torch.randn(2), "1.0.bias": torch.randn(2), "1.0.running_mean": torch.zeros(2, 1),
+                   "1.0.running_var": torch.ones(2), "1.0.num_batches_tracked": torch.tensor(0),
+                   "1.1.weight": torch.ones(1), "1.1.bias": torch.zeros(1), "1.1.running_mean": torch.zeros(1),
+                   "1.1.running_var": torch.ones(1), "1.1.num_batches_tracked": torch.tensor(0)}
+        path = self.folder / "norm.safetensors"
+        save_file(tensors, path)
+        evariste.load_weights(network, path)
+        norm, x = network[1], torch.randn(5, 7, 2, 2)
+        y = norm.train()(x)
+        centred = x[:, 3:6].clone()
+        mean = centred[:, 0].mean()
+        centred[:, 0] -= mean
+        var = centred.square().mean()
+        expected = tensors["1.0.weight"][1] * centred / (var + 0.01).sqrt()
+        expected[:, 0] += tensors["1.0.bias"][1]
+        torch.testing.assert_close(y[:, 3:6], expected, rtol=1e-5, atol=1e-5)
+        one = norm.get_submodule("0")
+        torch.testing.assert_close(one.running_mean[1, 0], 0.5 * mean)
+        torch.testing.assert_close(one.running_var[1], 0.5 + 0.5 * var * 60 / 59)
+        y = norm.eval()(x)[:, 3:6]
+        centred = x[:, 3:6].clone()
+        centred[:, 0] -= one.running_mean[1]
+        expected = tensors["1.0.weight"][1] * centred / (one.running_var[1] + 0.01).sqrt()
+        expected[:, 0] += tensors["1.0.bias"][1]
+        torch.testing.assert_close(y, expected, rtol=1e-5, atol=1e-5)
+        self.round_trip(network, (7, 2, 2))
+
+    def test_a_nonlinearity_of_lengths_scales_fields(self):
+        network = self.layers('{ type = "norm_activation", group = "SO(2)", in = ["1 (1)", "1 trivial", "2 (2)"] }, '
+                              '{ type = "norm_pool" }', input_shape="[7]")
+        self.assertEqual({name: tuple(p.shape) for name, p in network.named_parameters()}, {"0.bias": (3,)})
+        x = torch.tensor([[3.0, 4, -2, 0.3, -0.4, 0, 0]], requires_grad=True)
+        torch.testing.assert_close(network[0](x), torch.tensor([[3.0, 4, 0, 0.3, -0.4, 0, 0]]))
+        network[0].bias.data = torch.tensor([-2.0, 0.5, 1])
+        y = network[0](x)
+        torch.testing.assert_close(y, torch.tensor([[1.8, 2.4, 0, 0.6, -0.8, 0, 0]]))
+        torch.testing.assert_close(network(x), torch.tensor([[3.0, 0, 1, 0]]))
+        self.assertTrue(torch.autograd.grad(network(x).sum(), x)[0].isfinite().all())
+        self.round_trip(network, (7,))
+        squash = self.layers('{ type = "norm_activation", group = "SO(2)", in = ["1 (1)", "1 trivial"], '
+                             'activation = "squash" }', input_shape="[3]")
+        torch.testing.assert_close(squash(x[:, :3]), torch.tensor([[3 / 6, 4 / 6, -2 / 3]]))
+        self.assertEqual(list(squash.parameters()), [])
+        self.round_trip(squash, (3,))
+
+    def test_a_tensor_product_stands_behind_its_factors(self):
+        network = self.layers('{ type = "tensor_product", group = "SO(2)", in = ["2 (1)", "1 trivial"] }, '
+                              '{ type = "norm_pool", in = ["2 (1)", "1 trivial", "2 (1)^2", "1 trivial"] }, '
+                              '{ type = "flatten" }', input_shape="[5, 3, 3]")
+        root = math.sqrt(0.5)
+        tensors = {"0.basis_0": torch.tensor([[root, 0, root], [root, 0, -root], [0, 2 * root, 0]]),
+                   "0.basis_1": torch.ones(1, 1)}
+        path = self.folder / "product.safetensors"
+        save_file(tensors, path)
+        evariste.load_weights(network, path)
+        x = torch.randn(4, 5, 3, 3)
+        y = network[0](x)
+        torch.testing.assert_close(y[:, :5], x)
+        a, b = x[:, 2], x[:, 3]
+        torch.testing.assert_close(y[:, 8:11], root * torch.stack([a * a + b * b, a * a - b * b, 2 * a * b], 1))
+        torch.testing.assert_close(y[:, 11], x[:, 4].square())
+        pooled = network[1](y)
+        torch.testing.assert_close(pooled[:, 3:5], pooled[:, :2].square())
+        self.round_trip(network, (5, 3, 3))
+
+    def test_dropout_of_fields_drops_all_of_a_field(self):
+        network = self.layers('{ type = "norm_activation", group = "C4", in = ["50 (1)", "20 trivial"] }, '
+                              '{ type = "field_dropout", p = 0.25 }, { type = "flatten" }', input_shape="[120, 2, 2]")
+        dropout, x = network[1].train(), torch.ones(9, 120, 2, 2)
+        y = dropout(x)
+        for part in (y[:, :100].unflatten(1, (50, 2)).flatten(2), y[:, 100:].flatten(2)):
+            torch.testing.assert_close(part.amax(2), part.amin(2))
+        self.assertEqual(y.unique().tolist(), [0, torch.tensor(4 / 3).item()])
+        self.assertFalse(torch.equal(y[0], y[1]))
+        self.assertTrue(torch.equal(dropout.eval()(x), x))
+        self.round_trip(network, (120, 2, 2))
+        evariste.save_network(nn.Sequential(nn.Dropout2d(0.3), nn.Flatten()), (2, 3, 3), self.folder / "drop.toml")
+        self.assertEqual(evariste.load_network(self.folder / "drop.toml")[0].p, 0.3)
+
     def test_volumes_and_gates(self):
         network = self.layers('{ type = "steerable_conv3d", group = "SO(3)", padding = 1, '
                               'out = ["3 trivial", "1 (1)", "1 (2)"] }, { type = "gated", activation = "tanh" }, '
