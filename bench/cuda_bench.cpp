@@ -6,7 +6,7 @@
 // after one that does not count; inputs are random, and larger than the cache but where noted.
 #include <cuda_runtime_api.h>
 #include <fmt/format.h>
-#include <torch/torch.h>
+#include <torch/utils.h>
 #include <CLI/CLI.hpp>
 
 #include <algorithm>

@@ -7,7 +7,7 @@
 // by plan_curvature and would move without caches, and the "eigen_seconds" beside it. The stage
 // "machine" answers {"gflops", "gbytes"}, the rates of a 2048^3 sgemm and of a copy that no cache
 // holds.
-#include <torch/torch.h>
+#include <torch/utils.h>
 
 #include <CLI/CLI.hpp>
 #include <chrono>

@@ -6,7 +6,7 @@
 // All in one process, repetitions interleaved at random
 // (--benchmark_enable_random_interleaving=true), so that bench/table.py can give ratios with their
 // spread.
-#include <torch/torch.h>
+#include <torch/utils.h>
 
 #include <benchmark/benchmark.h>
 

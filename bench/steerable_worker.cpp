@@ -1,6 +1,6 @@
 // Our side of the comparison of steerable networks (bench/steerable.py): one network of random
 // weights, stages on request (bench/worker.h).
-#include <torch/torch.h>
+#include <torch/utils.h>
 
 #include <CLI/CLI.hpp>
 

@@ -1,5 +1,7 @@
 #include "laplace/prior_fit.h"
 
+#include <torch/csrc/autograd/autograd.h>
+
 #include <algorithm>
 #include <cmath>
 #include <numbers>

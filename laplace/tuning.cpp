@@ -1,5 +1,7 @@
 #include "laplace/tuning.h"
 
+#include <torch/csrc/autograd/autograd.h>
+
 #include <algorithm>
 #include <cmath>
 

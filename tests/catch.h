@@ -1,8 +1,9 @@
 // torch and Catch2 both define CHECK: torch first, its macro away, then Catch2 (2 or 3).
 #pragma once
 
-#if __has_include(<torch/torch.h>)
-#include <torch/torch.h>
+#if __has_include(<torch/types.h>)
+#include <torch/types.h>
+#include <torch/utils.h>
 #endif
 #undef CHECK
 

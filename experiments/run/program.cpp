@@ -1,6 +1,6 @@
 #include "experiments/run/program.h"
 
-#include <torch/torch.h>
+#include <torch/utils.h>
 
 #include <fmt/ranges.h>
 

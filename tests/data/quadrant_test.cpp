@@ -1,4 +1,6 @@
 #include "data/transform.h"
+
+#include <torch/nn/functional.h>
 #include "tests/data/synthetic_files.h"
 
 using namespace evariste;

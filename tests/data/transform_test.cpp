@@ -1,5 +1,7 @@
 #include "data/transform.h"
 
+#include <torch/nn/functional.h>
+
 #include <numbers>
 
 #include "tests/data/synthetic_files.h"

@@ -1,5 +1,7 @@
 #include "tests/laplace/brute_force.h"
 
+#include <torch/csrc/autograd/autograd.h>
+
 namespace evariste {
 
 Tensor autograd_jacobian(const Layer& network, const Tensor& x, const Blocks& blocks) {

@@ -2,6 +2,8 @@
 // set of samples is written down.
 #include "tests/catch.h"
 
+#include <torch/csrc/autograd/autograd.h>
+
 #include "groups/fourier.h"
 #include "tests/laplace/brute_force.h"
 

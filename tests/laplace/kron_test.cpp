@@ -1,6 +1,8 @@
 // Kronecker factors: exact cases, limits, and the Gram form for few rows.
 #include "tests/catch.h"
 
+#include <torch/csrc/autograd/autograd.h>
+
 #include "core/error.h"
 #include "tests/laplace/brute_force.h"
 

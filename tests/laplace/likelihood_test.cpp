@@ -1,6 +1,8 @@
 // Likelihoods: derivatives, closed-form roots of the Hessian, and the estimators of it.
 #include "tests/catch.h"
 
+#include <torch/csrc/autograd/autograd.h>
+
 #include "core/error.h"
 #include "laplace/likelihood.h"
 #include "tests/nn/layer_examples.h"

@@ -1,6 +1,8 @@
 // Properties of every prior in the list of builtin.h.
 #include "tests/catch.h"
 
+#include <torch/csrc/autograd/autograd.h>
+
 #include "core/error.h"
 #include "laplace/priors/builtin.h"
 #include "tests/nn/layer_examples.h"

@@ -1,6 +1,8 @@
 // Filters with anchors: published numbers of their basis, and what fresh ones are like.
 #include "tests/catch.h"
 
+#include <torch/csrc/autograd/autograd.h>
+
 #include "nn/anchors.h"
 #include "tests/laplace/brute_force.h"
 

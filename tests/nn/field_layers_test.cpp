@@ -1,6 +1,8 @@
 // Layers on fields of any kind: they commute with every element, exactly, and are what their
 // formulas say.
 #include "core/error.h"
+
+#include <torch/csrc/autograd/autograd.h>
 #include "groups/grid_action.h"
 #include "nn/field_basis.h"
 #include "nn/field_dropout.h"

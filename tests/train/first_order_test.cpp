@@ -1,6 +1,8 @@
 // Steps of SGD and Adam against autograd's.
 #include "tests/catch.h"
 
+#include <torch/csrc/autograd/autograd.h>
+
 #include "tests/train/small_training.h"
 
 using namespace evariste;
