@@ -25,9 +25,9 @@ import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-__all__ = ["AnchorMap", "Bias", "FC", "FactoredFC", "FieldDropout", "FieldNorm", "FieldPool", "FieldTransform", "Fourier",
+__all__ = ["AnchorMap", "Bias", "BlurPool", "Concat", "DiscMask", "FC", "FactoredFC", "FieldDropout", "FieldNorm", "FieldPool", "FieldTransform", "Fourier",
            "Gated", "GlobalAvgPool", "GroupConv", "GroupLift",
-           "GroupPool", "Network", "NetworkError", "NormActivation", "NormPool", "Polyphase", "Repeat", "RepresentationNorm", "Residual", "Scale",
+           "GroupPool", "Network", "NetworkError", "NormActivation", "NormPool", "Polyphase", "Repeat", "RepresentationNorm", "Residual", "Restrict", "Scale",
            "SparseConv", "SparseFC", "SteerableConv", "Sum", "TensorProduct", "build_network", "load_network", "load_weights",
            "named_tensors", "open_run", "plain_network", "save_network", "save_weights"]
 
@@ -77,6 +77,55 @@ class Sum(nn.Module):
 
     def forward(self, x):
         return self.scale * sum(pathway(x) for pathway in self.children())
+
+
+class Concat(nn.Module):
+    """The pathways of x one behind the other along the channels."""
+
+    def __init__(self, pathways):
+        super().__init__()
+        for i, pathway in enumerate(pathways):
+            self.add_module(str(i), pathway)
+
+    def forward(self, x):
+        return torch.cat([pathway(x) for pathway in self.children()], 1)
+
+
+class BlurPool(nn.Module):
+    """Mean over a Gaussian window at every stride-th position of images or volumes, zeros beyond the edges:
+    on each axis w[d] ~ exp(-d^2 / (2 sigma^2)), |d| <= round(3 sigma)."""
+
+    def __init__(self, sigma=0.66, stride=2, padding=None):
+        super().__init__()
+        self.sigma, self.stride = sigma, stride
+        self.reach = math.floor(3 * sigma + 0.5)
+        self.padding = self.reach if padding is None else padding
+
+    def forward(self, x):
+        w = (-0.5 * (torch.arange(-self.reach, self.reach + 1, dtype=torch.float64) / self.sigma).square()).exp()
+        w, dims = (w / w.sum()).to(x), x.dim() - 2
+        for axis in range(dims):
+            each = [[size if a == axis else other for a in range(dims)]
+                    for size, other in ((len(w), 1), (self.stride, 1), (self.padding, 0))]
+            conv = F.conv2d if dims == 2 else F.conv3d
+            x = conv(x, w.view(1, 1, *each[0]).expand(x.shape[1], 1, *each[0]), None, *each[1:], groups=x.shape[1])
+        return x
+
+
+class DiscMask(nn.Module):
+    """y = m x, m = 1 in the disc (ball) of a square (cubic) grid of sides S less a margin and a Gaussian edge:
+    c = (S - 1)/2, t = (c (1 - margin/100))^2, m = min(1, exp((t - r) / sigma^2)), r the squared distance."""
+
+    def __init__(self, margin=1.0, sigma=2.0):
+        super().__init__()
+        self.margin, self.sigma = margin, sigma
+
+    def forward(self, x):
+        centre, dims = (x.shape[-1] - 1) / 2, x.dim() - 2
+        place = (torch.arange(x.shape[-1], dtype=torch.float64) - centre).square()
+        square = sum(place.view([-1 if a == axis else 1 for a in range(dims)]) for axis in range(dims))
+        inner = (centre * (1 - self.margin / 100)) ** 2
+        return x * ((inner - square) / self.sigma**2).exp().clamp(max=1).to(x)
 
 
 class GlobalAvgPool(nn.Module):
@@ -294,12 +343,14 @@ class SteerableConv(nn.Module):
     over dims = 2 axes, or 3 with basis [N, d_b, d_a, k, k, k]
     (weight_b, bias_b ... where the output has several kinds). What kernels a group has is known to the
     C++ library only, and is in the weights' file: without one this module has no parameters and
-    refuses to be called. fields: [(number, channels of one)] of each kind."""
+    refuses to be called. With a degree the basis is scaled by it (src/nn/degree.h). fields: [(number, channels
+    of one)] of each kind. transposed: as nn.ConvTranspose2d with
+    the weight kernel.transpose(0, 1)."""
 
     def __init__(self, in_fields, out_fields, kernel=3, stride=1, padding=0, padding_mode="zeros",
-                 dilation=1, bias=True, dims=2, **keys):
+                 dilation=1, bias=True, dims=2, transposed=False, output_padding=0, **keys):
         super().__init__()
-        self.dims = dims
+        self.dims, self.transposed, self.output_padding = dims, transposed, output_padding
         self.in_fields, self.out_fields = in_fields, out_fields
         self.kernel, self.stride, self.dilation, self.has_bias = kernel, stride, dilation, bias
         self.padding, self.padding_mode, self.keys = padding, padding_mode, keys
@@ -307,10 +358,12 @@ class SteerableConv(nn.Module):
     def take_shapes(self, tensors):
         """Parameters and buffers of the sizes in a weights' file, {own name: tensor}."""
         for name, tensor in tensors.items():
-            known = name.split("_")[0] in ("weight", "bias", "basis")
+            known = name.split("_")[0] in ("weight", "bias", "basis", "degree")
             if not known or hasattr(self, name):
                 continue
-            if name.split("_")[0] == "basis" or name.startswith("bias_basis"):
+            if name.startswith("basis_copies"):
+                self.register_buffer(name, torch.zeros(tensor.shape, dtype=torch.int64))
+            elif name.split("_")[0] == "basis" or name.startswith("bias_basis"):
                 self.register_buffer(name, torch.zeros(tensor.shape, dtype=torch.float64))
             else:
                 self.register_parameter(name, nn.Parameter(torch.zeros(tensor.shape)))
@@ -331,6 +384,8 @@ class SteerableConv(nn.Module):
                     columns.append(weight.new_zeros(count * size, fields * channels,
                                                     *(self.kernel,) * self.dims))
                     continue
+                if hasattr(self, "degree"):
+                    basis = self._scaled(basis, "basis_copies" if single else f"basis_copies_{b}_{a}")
                 w = weight[:, at:at + fields * len(basis)].unflatten(1, (fields, len(basis)))
                 at += fields * len(basis)
                 kernel = torch.einsum("ufn,noi...->uofi...", w, basis.to(w))
@@ -345,8 +400,24 @@ class SteerableConv(nn.Module):
                 biases.append((bias.unflatten(0, (count, -1)) @ of.to(bias).t()).flatten())
         return torch.cat(rows), torch.cat(biases)
 
+    def _scaled(self, basis, copies):
+        """The rows a of every copy of an irrep become sum_a' E[psi]_a'a B_a', E the mean under the degree."""
+        degree, irreps = self.keys["degree"], self.keys["isotypic"]
+        means = _expectations(self.keys["group"], degree, int(irreps[1:]) if irreps else degree, self.degree)
+        rows, at = [], 0
+        for number, mean in zip(getattr(self, copies).tolist(), means):
+            size = len(mean)
+            part = basis[at:at + number * size].to(mean).unflatten(0, (number, size))
+            rows.append(torch.einsum("ab,ca...->cb...", mean, part).flatten(0, 1))
+            at += number * size
+        return torch.cat(rows)
+
     def forward(self, x):
         kernel, bias = self.plain()
+        if self.transposed:
+            conv = F.conv_transpose2d if self.dims == 2 else F.conv_transpose3d
+            return conv(x, kernel.transpose(0, 1), bias, self.stride, self.padding, self.output_padding,
+                        dilation=self.dilation)
         conv = F.conv2d if self.dims == 2 else F.conv3d
         return conv(_padded(x, self.padding, self.padding_mode), kernel, bias, self.stride,
                     dilation=self.dilation)
@@ -373,6 +444,26 @@ class FieldTransform(nn.Module):
         parts = x.split([n * b.shape[1] for n, b in zip(self.fields, bases)], 1)
         return torch.cat([torch.einsum("bfd...,ed->bfe...", part.unflatten(1, (n, -1)), b).flatten(1, 2)
                           for n, part, b in zip(self.fields, parts, bases)], 1)
+
+
+class Restrict(FieldTransform):
+    """Fields of a group as fields of a subgroup: basis_k x of each field, then channels in the order
+    basis_order. Both are in the weights' file."""
+
+    def __init__(self, fields, **keys):
+        super().__init__(fields)
+        self.keys = keys
+
+    def take_shapes(self, tensors):
+        super().take_shapes({name: t for name, t in tensors.items() if name != "basis_order"})
+        if "basis_order" in tensors and not hasattr(self, "basis_order"):
+            self.register_buffer("basis_order", torch.zeros_like(tensors["basis_order"]))
+
+    def forward(self, x):
+        if not self._buffers:
+            raise NetworkError("a restrict layer has no kernels before load_weights: they are in the "
+                               "weights' file")
+        return super().forward(x)[:, self.basis_order.long()]
 
 
 class Fourier(nn.Module):
@@ -625,9 +716,9 @@ REQUIRED = object()
 FIELDS = object()  # required: "NUMBER KIND" or a list of such
 _LARGEST = 2**31  # a size beyond it is a slip of the pen
 _MOST = 2**30  # numbers in one weight, or in one sample between two layers
-_MAKE_FIELDS = {"steerable_conv", "steerable_conv3d", "gated", "fourier", "field_pool", "norm_activation", "norm_pool", "tensor_product", "residual", "repeat",
-                "sum"}
-_KEEP_FIELDS = {"batchnorm", "field_dropout", "avgpool", "avgpool3d", "maxpool", "global_avgpool", "scale", "bias", "polyphase", "dropout", "relu",
+_MAKE_FIELDS = {"steerable_conv", "steerable_conv3d", "steerable_conv_transpose", "steerable_conv_transpose3d", "gated",
+                "fourier", "field_pool", "norm_activation", "norm_pool", "tensor_product", "residual", "repeat", "sum", "concat", "restrict"}
+_KEEP_FIELDS = {"batchnorm", "field_dropout", "blurpool", "mask", "upsample", "avgpool", "avgpool3d", "maxpool", "global_avgpool", "scale", "bias", "polyphase", "dropout", "relu",
                 "tanh", "sigmoid", "silu", "gelu", "elu", "softplus"}  # the C++ reader refuses the rest
 _TYPES = {}  # type -> (keys with their defaults, builder (keys, shape, where) -> (module, shape))
 _GEOMETRY = {"kernel": REQUIRED, "stride": 1, "padding": 0, "dilation": 1}
@@ -683,6 +774,100 @@ def _conv1d(k, shape, where):
 @_layer("conv3d", **_CONV)
 def _conv3d(k, shape, where):
     return _conv(k, shape, where, 3, nn.Conv3d)
+
+
+def _conv_transpose(k, shape, where, dims, module):
+    _expect_rank(shape, dims + 1, where)
+    channels, groups = shape[0], k["groups"]
+    if channels % groups or k["out"] % groups:
+        raise NetworkError(f"{where}: groups = {groups} must divide the {channels} input and "
+                           f"{k['out']} output channels")
+    g = {key: _sides(k, key, dims, where) for key in (*_GEOMETRY, "output_padding")}
+    sides = _transposed_window(shape[1:], g, where)
+    _expect_size((k["out"], channels // groups, *g["kernel"]), f"{where}: weight")
+    conv = module(channels, k["out"], g["kernel"], g["stride"], g["padding"], g["output_padding"],
+                  groups, k["bias"], g["dilation"])
+    return conv, (k["out"], *sides)
+
+
+def _transposed_window(sides, g, where):
+    """Output sides of a transposed convolution."""
+    for o, s, d in zip(g["output_padding"], g["stride"], g["dilation"]):
+        _expect(o < max(s, d), where, "output_padding", o, "less than stride or dilation")
+    out = tuple((n - 1) * s - 2 * p + d * (k - 1) + o + 1 for n, k, s, p, d, o in zip(
+        sides, g["kernel"], g["stride"], g["padding"], g["dilation"], g["output_padding"]))
+    if min(out) < 1:
+        raise NetworkError(f"{where}: padding {list(g['padding'])} leaves nothing of the output for "
+                           f"{list(sides)}")
+    return out
+
+
+_TRANSPOSED = {"out": REQUIRED, **_GEOMETRY, "output_padding": 0, "groups": 1, "bias": True}
+
+
+@_layer("conv_transpose", **_TRANSPOSED)
+def _conv_transpose2d(k, shape, where):
+    return _conv_transpose(k, shape, where, 2, nn.ConvTranspose2d)
+
+
+@_layer("conv_transpose3d", **_TRANSPOSED)
+def _conv_transpose3d(k, shape, where):
+    return _conv_transpose(k, shape, where, 3, nn.ConvTranspose3d)
+
+
+def _expect_grid(shape, where):
+    if len(shape) not in (3, 4):
+        raise NetworkError(f"{where}: needs an input [C, H, W] or [C, D, H, W], got {list(shape)}")
+
+
+@_layer("blurpool", sigma=0.66, stride=2, padding=None)
+def _blurpool(k, shape, where):
+    _expect_grid(shape, where)
+    _expect(0 < k["sigma"] <= 1000, where, "sigma", k["sigma"], "0 < sigma <= 1000")
+    padding = None if k["padding"] is None else _count(k["padding"], where, "padding", 0)
+    module = BlurPool(k["sigma"], _count(k["stride"], where, "stride"), padding)
+    dims, size = len(shape) - 1, 2 * module.reach + 1
+    if 2 * module.padding > size:
+        raise NetworkError(f"{where}: padding {module.padding} is more than half the window {size}")
+    sides = _window(shape[1:], (size,) * dims, (module.stride,) * dims, (module.padding,) * dims, (1,) * dims,
+                    f"{where}: a window of {size}")
+    return module, (shape[0], *sides)
+
+
+@_layer("upsample", size=None, scale=None, mode="linear")  # of torch with align_corners=False
+def _upsample(k, shape, where):
+    _expect_grid(shape, where)
+    dims, scale, size = len(shape) - 1, k["scale"], k["size"]
+    _expect(k["mode"] in ("linear", "nearest"), where, "mode", k["mode"], '"linear" or "nearest"')
+    if size is None and scale is None:
+        raise NetworkError(f"{where}: key 'size' or 'scale' is missing")
+    if scale is not None:
+        scales = scale if isinstance(scale, list) else [scale] * dims
+        _expect(len(scales) == dims and all(type(s) in (int, float) and 0 < s <= 1e9 for s in scales), where,
+                "scale", scale, f"a number above 0 or {dims} of them")
+        sides = tuple(math.floor(n * s) for n, s in zip(shape[1:], scales))
+        if min(sides) < 1:
+            raise NetworkError(f"{where}: scale {scale} leaves nothing of the input {list(shape)}")
+        scale = tuple(float(s) for s in scales)
+    if size is not None:
+        if scale is not None:
+            _expect(_sides(k, "size", dims, where) == sides, where, "size", size, f"as scale says, {list(sides)}")
+        sides = _sides(k, "size", dims, where)
+    linear = k["mode"] == "linear"
+    module = nn.Upsample(None if scale else sides, scale, ("bilinear" if dims == 2 else "trilinear") if linear
+                         else "nearest", False if linear else None, True if scale else None)
+    return module, (shape[0], *sides)
+
+
+@_layer("mask", margin=1.0, sigma=2.0)
+def _mask(k, shape, where):
+    _expect_grid(shape, where)
+    _expect(0 <= k["margin"] <= 100, where, "margin", k["margin"], "0 <= margin <= 100")
+    _expect(k["sigma"] > 0, where, "sigma", k["sigma"], "a number above 0")
+    if len(set(shape[1:])) > 1:
+        raise NetworkError(f"{where}: a mask is a disc in a square or a ball in a cube: expected equal sides, "
+                           f"got {list(shape)}")
+    return DiscMask(k["margin"], k["sigma"]), shape
 
 
 @_layer("avgpool3d", **_POOL)
@@ -764,6 +949,39 @@ def _sum(k, shape, where):
         if out != outs[0]:
             raise NetworkError(f"{at}: gives {list(out)}, the first pathway gives {list(outs[0])}")
     return Sum(pathways, scale), outs[0]
+
+
+@_layer("concat", of=REQUIRED)
+def _concat(k, shape, where):
+    pathways, outs = [], []
+    for i, entry in enumerate(_layers(k["of"], f"{where}.of")):
+        at = f"{where}.of[{i}]"
+        if isinstance(entry, list):
+            layers, out = _build_all(entry, shape, at)
+            pathway = nn.Sequential(*layers)
+        else:
+            pathway, out = _build(entry, shape, at)
+        pathways.append(pathway)
+        outs.append(out)
+        if out[1:] != outs[0][1:]:
+            raise NetworkError(f"{where}: pathway {i} gives {list(out)}, pathway 0 gives {list(outs[0])}: channels "
+                               "go one behind the other where all other sides are equal")
+    whole = (sum(out[0] for out in outs), *outs[0][1:])
+    if all(isinstance(out, _Fields) and out.group == getattr(outs[0], "group", None) for out in outs):
+        whole = _with_fields(whole, outs[0].group, _joined(kind for out in outs for kind in out.kinds))
+    return Concat(pathways), whole
+
+
+def _joined(words):
+    """"2 regular", "1 regular" -> "3 regular", where they are side by side."""
+    out = []
+    for word in words:
+        count, kind = word.split(maxsplit=1)
+        if out and out[-1][1] == kind:
+            out[-1][0] += int(count)
+        else:
+            out.append([int(count), kind])
+    return [f"{count} {kind}" for count, kind in out]
 
 
 def _stride(k, shape, where, least=1):
@@ -961,11 +1179,11 @@ def _fields_of(words, group, where, key):
     return words, out
 
 
-def _fields_in(k, shape, where):
+def _fields_in(k, shape, where, group_key="group"):
     """Group, and fields of the input: its own, those given, or channels that do not transform."""
-    group = k["group"] or getattr(shape, "group", None)
+    group = k[group_key] or getattr(shape, "group", None)
     if group is None:
-        raise NetworkError(f"{where}: key 'group' is missing")
+        raise NetworkError(f"{where}: key '{group_key}' is missing")
     words = k["in"] or getattr(shape, "kinds", None) or f"{shape[0]} trivial"
     words, fields = _fields_of(words, group, where, "in")
     if isinstance(shape, _Fields) and (shape.group, shape.kinds) != (group, words):
@@ -977,7 +1195,7 @@ def _fields_in(k, shape, where):
 
 
 _STEERABLE = {"group": None, "in": None, "out": FIELDS, "kernel": 3, "stride": 1, "padding": 0,
-              "padding_mode": "zeros", "dilation": 1, "isotypic": None, "bias": True}
+              "padding_mode": "zeros", "dilation": 1, "isotypic": None, "bias": True, "degree": None}
 
 
 @_layer("steerable_conv", **_STEERABLE)
@@ -990,20 +1208,184 @@ def _steerable_conv3d(k, shape, where):
     return _steerable_conv(k, shape, where, 3)
 
 
+_STEERABLE_TRANSPOSE = {**{key: value for key, value in _STEERABLE.items() if key != "padding_mode"},
+                        "output_padding": 0}
+
+
+@_layer("steerable_conv_transpose", **_STEERABLE_TRANSPOSE)
+def _steerable_conv_transpose2d(k, shape, where):
+    return _steerable_conv({**k, "padding_mode": "zeros"}, shape, where, 2)
+
+
+@_layer("steerable_conv_transpose3d", **_STEERABLE_TRANSPOSE)
+def _steerable_conv_transpose3d(k, shape, where):
+    return _steerable_conv({**k, "padding_mode": "zeros"}, shape, where, 3)
+
+
 def _steerable_conv(k, shape, where, dims):
     _expect_rank(shape, dims + 1, where)
     group, of_input, in_fields = _fields_in(k, shape, where)
     of_output, out_fields = _fields_of(k["out"], group, where, "out")
-    geometry, _ = _square(k, shape, where, dims)
+    if "output_padding" in k:
+        geometry = {key: _count(k[key], where, key, 0 if key.endswith("padding") else 1)
+                    for key in ("kernel", "padding", "output_padding")} | {"transposed": True}
+        sides = _transposed_window(shape[1:], {key: (_count(k[key], where, key, 0),) * dims for key in
+                                               (*_GEOMETRY, "output_padding")}, where)
+    else:
+        geometry, _ = _square(k, shape, where, dims)
+        span = k["dilation"] * (k["kernel"] - 1) + 1
+        sides = [(n + 2 * k["padding"] - span) // k["stride"] + 1 for n in shape[1:]]
+        _expect(min(sides) >= 1, where, "kernel", k["kernel"], "a kernel that fits into the input")
     _expect(k["kernel"] % 2 == 1, where, "kernel", k["kernel"], "an odd size")
-    span = k["dilation"] * (k["kernel"] - 1) + 1
-    sides = [(n + 2 * k["padding"] - span) // k["stride"] + 1 for n in shape[1:]]
-    _expect(min(sides) >= 1, where, "kernel", k["kernel"], "a kernel that fits into the input")
     module = SteerableConv(in_fields, out_fields, **geometry, stride=k["stride"],
                            dilation=k["dilation"], bias=k["bias"], dims=dims, group=group,
-                           **{"in": of_input, "out": of_output, "isotypic": k["isotypic"]})
+                           **{"in": of_input, "out": of_output,
+                              **_chosen_kernels(k, group, where)})
     channels = sum(n * size for n, size in out_fields)
     return module, _with_fields((channels, *sides), group, of_output)
+
+
+def _chosen_kernels(k, group, where):
+    """Which kernels a layer has: those of one irrep, or of all up to a frequency, which a degree may scale."""
+    if k["degree"] is not None:
+        _count(k["degree"], where, "degree")
+        if not re.fullmatch(r"([CD]\d+|S?O\(2\))(@.*)?", group):
+            raise NetworkError(f"{where}: degree: densities on {group} are known to the C++ library only")
+        if k["isotypic"] is not None and not k["isotypic"].startswith("<"):
+            raise NetworkError(f"{where}: a degree scales kernels of all irreps: expected isotypic "
+                               f'"<{k["degree"]}" with degree = {k["degree"]}, found "{k["isotypic"]}"')
+    return {"isotypic": k["isotypic"], "degree": k["degree"]}
+
+
+def _planar_irreps(group, band, resolved):
+    """Irreps of a group of the plane up to a band at the nodes of its mean, each [Q, d, d], with the number of
+    columns that a density's coefficients have of them."""
+    order = re.fullmatch(r"[CD](\d+)(@.*)?", group)
+    order, mirrors = int(order[1]) if order else 0, group[0] in "DO"
+    count = order or 16 * max(band, resolved, 1) + 1
+    theta = torch.arange(count, dtype=torch.float64) * (2 * math.pi / count)
+    ones, alternating = torch.ones(count, dtype=torch.float64), (-1.0) ** torch.arange(count, dtype=torch.float64)
+
+    def both(turns, reflected):  # [Q, d, d]: those of rotations, then of reflections
+        return torch.cat([turns, reflected]) if mirrors else turns
+
+    def number(of_turns, sign):
+        return both(of_turns[:, None, None], sign * of_turns[:, None, None]), 1
+
+    out = [number(ones, 1)] + ([number(ones, -1)] if mirrors else [])
+    for k in range(1, min(resolved, order // 2 if order else resolved) + 1):
+        if 2 * k == order:
+            out += [number(alternating, -1), number(alternating, 1)] if mirrors else [number(alternating, 1)]
+            continue
+        c, s = torch.cos(k * theta), torch.sin(k * theta)
+        turns = torch.stack([torch.stack([c, -s], 1), torch.stack([s, c], 1)], 1)
+        out.append((both(turns, turns * torch.tensor([1.0, -1.0], dtype=torch.float64)), 2 if mirrors else 1))
+    return out
+
+
+def _expectations(group, degree, band, theta):
+    """int lambda(h) psi(h) dh [d, d] of the irreps up to a band, lambda = exp(l)/Z with the coefficients theta."""
+    irreps = _planar_irreps(group, degree, max(band, degree))
+    l, at = torch.zeros(len(irreps[0][0]), dtype=torch.float64), 0
+    for psi, columns in irreps[1:]:  # the trivial one does not matter
+        size = psi.shape[1]
+        if at == len(theta):
+            break
+        part = theta[at:at + columns * size].double().view(columns, size)
+        l = l + math.sqrt(size) * torch.einsum("qij,ji->q", psi[:, :, :columns], part)
+        at += columns * size
+    density = torch.softmax(l, 0)
+    return [torch.einsum("q,qij->ij", density, psi) for psi, _ in _planar_irreps(group, degree, band)]
+
+
+@_layer("restrict", group=REQUIRED, out=(), **{"from": None, "in": None})
+def _restrict(k, shape, where):
+    group, words, fields = _fields_in(k, shape, where, "from")
+    out = [_restricted(word, group, k["group"]) for word in words]
+    given = list(k["out"]) if isinstance(k["out"], (list, tuple)) else [k["out"]]
+    if None not in out:
+        found = _joined(word for part in out for word in part)
+        if given and given != found:
+            raise NetworkError(f"{where}: out: fields of {group}: {', '.join(words)} are {', '.join(found)} for "
+                               f"{k['group']}, expected that in place of {', '.join(given)}")
+        given = found
+    if not given:
+        raise NetworkError(f"{where}: what {', '.join(words)} of {group} are for {k['group']} is known to the C++ "
+                           'library only; expected out = [..], those fields')
+    given, of_output = _fields_of(given, k["group"], where, "out")
+    if sum(n * size for n, size in of_output) != shape[0]:
+        raise NetworkError(f"{where}: out = {given!r} has not the {shape[0]} channels of the input")
+    module = Restrict([n for n, _ in fields], group=k["group"], out=given, **{"from": group, "in": words})
+    return module, _with_fields(shape, k["group"], given)
+
+
+def _order_of(group):
+    """Of a finite group, else None."""
+    if group in _ORDERS:
+        return _ORDERS[group]
+    match = re.fullmatch(r"([CD])(\d+)(@.*)?", group)
+    return int(match[2]) * (1 + (match[1] == "D")) if match else None
+
+
+def _restricted(word, group, subgroup):
+    """["4 regular"] for "2 regular": the fields of a subgroup that fields are, by src/nn/field_restriction.h; None
+    where this reader does not know."""
+    count, kind = word.split(maxsplit=1)
+    count, order, of = int(count), _order_of(subgroup), _order_of(group)
+    if subgroup == group:
+        return [word]
+    if kind == "trivial":
+        return [f"{count} trivial"]
+    if subgroup == "C1":
+        return [f"{count * _field_size(kind, group, word)} trivial"]
+    if kind == "regular" and order and of and of % order == 0:
+        return [f"{count * of // order} regular"]
+    try:
+        (n, flips), (less, less_flips) = _planar(group, word), _planar(subgroup, word)
+    except NetworkError:
+        return None
+    band = re.fullmatch(r"<(\d+)", kind)
+    irreps = _spectral(n, flips, int(band[1])) if band else [kind]
+    pieces = [_irreps_on(irrep, n, flips, less, less_flips) for irrep in irreps]
+    if None in pieces:
+        return None
+    pieces = [piece for part in pieces for piece in part]
+    if band:
+        whole = ["trivial", *_spectral(less, less_flips, int(band[1]))[1:]]
+        times = pieces.count("trivial")
+        if len(whole) > 1 and sorted(whole * times) == sorted(pieces):
+            return [f"{count * times} {kind}"]
+    kinds = list(dict.fromkeys(pieces))
+    return [f"{count * pieces.count(piece)} {piece}" for piece in kinds]
+
+
+def _spectral(order, flips, band):
+    """Irreps of a group of the plane up to a frequency, each as often as the regular representation has it."""
+    last = min(band, order // 2) if order else band
+    if not flips:
+        return [f"({k})" for k in range(last + 1)]
+    half = order // 2 if order and order % 2 == 0 else None
+    out = ["(0,0)", "(1,0)"]
+    for k in range(1, last + 1):
+        out += [f"(1,{k})"] * (1 if k == half else 2)
+    return out + ([f"(0,{half})"] if half and half <= last else [])
+
+
+def _irreps_on(irrep, order, flips, less, less_flips):
+    """The irreps of a subgroup that an irrep falls into; None where that depends on its mirror."""
+    match = re.fullmatch(r"\(([01]),(\d+)\)" if flips else r"\(()(\d+)\)", irrep)
+    if not match:
+        return None
+    j, k = match[1], int(match[2])
+    size = 1 if k == 0 or 2 * k == order else 2
+    f = min(k % less, -k % less) if less else k
+    if less_flips:
+        if k == 0:
+            return ["trivial" if j == "0" else "(1,0)"]
+        return [f"(1,{f})"] if size == 2 and (not less or 0 < 2 * f < less) else None
+    if f == 0 or 2 * f == less:
+        return [f"({f})" if f else "trivial"] * size
+    return [f"({f})"]
 
 
 _ACTIVATIONS = {"relu": nn.ReLU, "tanh": nn.Tanh, "sigmoid": nn.Sigmoid, "silu": nn.SiLU,
@@ -1229,7 +1611,7 @@ def _expect_size(shape, what):
 
 def _sides(k, key, dims, where):
     """3 or [3, 5] -> (3, 3) or (3, 5); one number only where there is one dimension."""
-    value, least = k[key], 0 if key == "padding" else 1
+    value, least = k[key], 0 if key.endswith("padding") else 1
     sides = value if isinstance(value, list) and dims > 1 else [value] * dims
     kind = "a whole number" if dims == 1 else f"a whole number or {dims} of them"
     _expect(len(sides) == dims and all(_is_count(s, least) for s in sides), where, key, value,
@@ -1341,7 +1723,7 @@ def _checked(value, default, where, key):
     if (key, value) == ("out", "classes"):
         raise NetworkError(f'{where}: out = "classes" needs the number of labels; give it, as in '
                            "load_network(path, classes=10)")
-    if key == "out" and default is not FIELDS:
+    if key == "out" and default is not FIELDS and default != ():
         _expect(_is_count(value, 1), where, key, value,
                 f'a whole number from 1 to {_LARGEST}, or "classes"')
     if key == "groups":
@@ -1470,6 +1852,9 @@ def _table(module):
         return {"type": "sum", "scale": scale,
                 "of": [[_table(m) for m in _chain(p)] if _is_list(p) else _table(p)
                        for p in module.children()]}
+    if kind is Concat:
+        return {"type": "concat", "of": [[_table(m) for m in _chain(p)] if _is_list(p) else _table(p)
+                                         for p in module.children()]}
     if kind is FC:
         return {"type": "fc", "out": module.out_shape[0], "stride": module.stride,
                 "bias": module.bias is not None}
@@ -1488,10 +1873,11 @@ def _table(module):
                 "padding": module.padding, "padding_mode": module.padding_mode,
                 "groups": module.groups, "mix": module.mix, "bias": module.bias is not None}
     if kind is SteerableConv:
-        name = "steerable_conv" if module.dims == 2 else "steerable_conv3d"
-        return {"type": name, **module.keys, "kernel": module.kernel,
-                "stride": module.stride, "padding": module.padding,
-                "padding_mode": module.padding_mode, "dilation": module.dilation,
+        name = "steerable_conv_transpose" if module.transposed else "steerable_conv"
+        own = {"output_padding": module.output_padding} if module.transposed else {
+            "padding_mode": module.padding_mode}
+        return {"type": name if module.dims == 2 else name + "3d", **module.keys, "kernel": module.kernel,
+                "stride": module.stride, "padding": module.padding, **own, "dilation": module.dilation,
                 "bias": module.has_bias}
     if kind is Fourier:
         return {"type": "fourier", **module.keys}
@@ -1510,6 +1896,25 @@ def _table(module):
         return {"type": "field_pool", **module.keys}
     if kind is Polyphase:
         return {"type": "polyphase", "stride": module.stride}
+    if kind is BlurPool:
+        return {"type": "blurpool", "sigma": module.sigma, "stride": module.stride,
+                "padding": None if module.padding == module.reach else module.padding}
+    if kind is DiscMask:
+        return {"type": "mask", "margin": module.margin, "sigma": module.sigma}
+    if kind is nn.Upsample:
+        if module.mode not in ("nearest", "bilinear", "trilinear"):
+            _refuse(module, f'mode = "{module.mode}"')
+        if module.align_corners:
+            _refuse(module, "align_corners = True")
+        return {"type": "upsample", "size": module.size, "scale": module.scale_factor,
+                "mode": "nearest" if module.mode == "nearest" else "linear"}
+    if kind in (nn.ConvTranspose2d, nn.ConvTranspose3d):
+        return {"type": "conv_transpose" if kind is nn.ConvTranspose2d else "conv_transpose3d",
+                "out": module.out_channels, "kernel": module.kernel_size, "stride": module.stride,
+                "padding": module.padding, "output_padding": module.output_padding,
+                "dilation": module.dilation, "groups": module.groups, "bias": module.bias is not None}
+    if kind is Restrict:
+        return {"type": "restrict", **module.keys}
     raise NetworkError(f"{kind.__name__}: no layer type of a network file is this module"
                        f"{_nearest(kind.__name__.lower(), _TYPES)}")
 
@@ -1564,7 +1969,8 @@ def _steerable_sum(module):
     paths = [path[0] if type(path) is nn.Sequential and len(path) == 1 else path for path in paths]
     if not all(isinstance(path, SteerableConv) for path in paths):
         return []
-    geometry = {(p.dims, p.kernel, p.stride, p.padding, p.padding_mode, p.dilation) for p in paths}
+    geometry = {(p.dims, p.kernel, p.stride, p.padding, p.padding_mode, p.dilation, p.transposed, p.output_padding)
+                for p in paths}
     return paths if len(geometry) == 1 else []
 
 
@@ -1572,9 +1978,15 @@ def _plain_conv(convolutions, scale):
     kernels, biases = zip(*(c.plain() for c in convolutions))
     kernel, bias, one = scale * sum(kernels), scale * sum(biases), convolutions[0]
     has_bias = any(c.has_bias for c in convolutions)
-    make = nn.Conv2d if one.dims == 2 else nn.Conv3d
-    conv = make(kernel.shape[1], kernel.shape[0], one.kernel, one.stride, one.padding, one.dilation,
-                bias=has_bias, padding_mode=one.padding_mode).to(kernel)
+    if one.transposed:
+        make = nn.ConvTranspose2d if one.dims == 2 else nn.ConvTranspose3d
+        kernel = kernel.transpose(0, 1)
+        conv = make(kernel.shape[0], kernel.shape[1], one.kernel, one.stride, one.padding, one.output_padding,
+                    bias=has_bias, dilation=one.dilation).to(kernel)
+    else:
+        make = nn.Conv2d if one.dims == 2 else nn.Conv3d
+        conv = make(kernel.shape[1], kernel.shape[0], one.kernel, one.stride, one.padding, one.dilation,
+                    bias=has_bias, padding_mode=one.padding_mode).to(kernel)
     conv.weight = nn.Parameter(kernel.detach().clone())
     if has_bias:
         conv.bias = nn.Parameter(bias.detach().clone())

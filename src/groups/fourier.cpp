@@ -23,13 +23,13 @@ Matrix fourier_matrix(const Group& group, int band, const std::vector<Element>& 
   return out;
 }
 
-GroupDensity::GroupDensity(GroupPtr group, int band)
+GroupDensity::GroupDensity(GroupPtr group, int band, int resolved)
     : group_(std::move(group)),
       band_(group_->is_finite() ? std::min(band, group_->largest_band()) : band) {
   expect_at_least("band of a density", band, 0);
   // exp(l) has all frequencies; their coefficients fall faster than exponentially beyond the band.
   const int fine = group_->dimension() == 2 ? 16 : 8;
-  quadrature_ = group_->quadrature(fine * std::max(band_, 1));
+  quadrature_ = group_->quadrature(fine * std::max({band_, resolved, 1}));
   to_logits_ = fourier_matrix(*group_, band_, quadrature_.nodes);
   at_identity_ = fourier_matrix(*group_, band_, {group_->identity()}).row(0);
 }

@@ -16,10 +16,10 @@ Matrix fourier_matrix(const Group& group, int band, const std::vector<Element>& 
 /// lambda = exp(l)/Z on a group, l the function with coefficients theta up to `band`, and Z such
 /// that its mean is 1 (Veefkind & Cesa 2024, section 4). The trivial coefficient does not matter.
 /// Integrals are exact for finite groups; for others by quadrature, fine enough for |theta| up to 3
-/// (1e-8).
+/// (1e-8) and irreps with frequencies up to `resolved`.
 class GroupDensity {
  public:
-  GroupDensity(GroupPtr group, int band);
+  GroupDensity(GroupPtr group, int band, int resolved = 0);
 
   int coefficients() const { return static_cast<int>(to_logits_.cols()); }
   int band() const { return band_; }
@@ -35,6 +35,10 @@ class GroupDensity {
   };
   At at(const Vector& theta) const;
   const Quadrature& nodes() const { return quadrature_; }
+  /// l at the nodes for coefficients theta: [nodes, coefficients].
+  const Matrix& to_logits() const { return to_logits_; }
+  /// The same at the identity, [coefficients].
+  const Vector& at_identity() const { return at_identity_; }
   /// int lambda(h) psi(h) dh [d, d], from the values at the nodes.
   Matrix expectation(const At& at, const Irrep& irrep) const;
 

@@ -17,6 +17,7 @@ const std::map<std::string, Keeps>& keeps_fields() {
         {"avgpool", Keeps::kAny},           {"avgpool3d", Keeps::kAny},
         {"global_avgpool", Keeps::kAny},    {"scale", Keeps::kAny},
         {"polyphase", Keeps::kAny},         {"maxpool", Keeps::kPermutations},
+        {"blurpool", Keeps::kAny},          {"mask", Keeps::kAny},
         {"bias", Keeps::kPermutations},     {"dropout", Keeps::kPermutations},
         {"gelu", Keeps::kPermutations},     {"elu", Keeps::kPermutations},
         {"softplus", Keeps::kPermutations}, {"batchnorm", Keeps::kAny},
@@ -103,13 +104,26 @@ Made make_steerable(Request& r) {
   SteerableOptions options;
   options.kernel = r.table.integer("kernel", 3);
   options.padding = r.table.integer("padding", 0, 0);
-  options.circular = r.table.choice("padding_mode", {"zeros", "circular"}) == "circular";
+  constexpr bool kIsTransposed = requires(typename Conv::Geometry geometry) {
+    geometry.output_padding;
+  };
+  if constexpr (kIsTransposed)
+    options.output_padding = r.table.integer("output_padding", 0, 0);
+  else
+    options.circular = r.table.choice("padding_mode", {"zeros", "circular"}) == "circular";
   if (options.circular && options.padding > *std::min_element(r.shape.begin() + 1, r.shape.end()))
     r.table.fail(fmt::format("padding {} wraps around the input {} more than once", options.padding,
                              shape_text(r.shape)));
   options.stride = r.table.integer("stride", 1);
   options.dilation = r.table.integer("dilation", 1);
-  options.isotypic = r.table.text("isotypic", in.group->irreps(0)[0].name);
+  const auto most = std::max(options.stride, options.dilation) - 1;
+  if (options.output_padding > most)
+    r.table.fail(
+        fmt::format("output_padding: expected at most {}, less than stride or dilation, "
+                    "found {}",
+                    most, options.output_padding));
+  if (r.table.any("isotypic")) options.isotypic = r.table.text("isotypic");
+  if (r.table.any("degree")) options.degree = static_cast<int>(r.table.integer("degree"));
   options.bias = r.table.boolean("bias", true);
   return in_place(r, [&]() -> Made {
     const auto out = FieldType::parse(in.group, words);
@@ -121,8 +135,10 @@ Made make_steerable(Request& r) {
     batch.insert(batch.end(), r.shape.begin(), r.shape.end());
     const auto size = layer->geometry().output_of(batch);
     if (*std::min_element(size.begin(), size.end()) < 1)
-      r.table.fail(fmt::format("kernel {} does not fit into the padded input {}", options.kernel,
-                               shape_text(r.shape)));
+      r.table.fail(kIsTransposed ? fmt::format("padding {} leaves nothing of the output for {}",
+                                               options.padding, shape_text(r.shape))
+                                 : fmt::format("kernel {} does not fit into the padded input {}",
+                                               options.kernel, shape_text(r.shape)));
     r.shape = {out.channels()};
     r.shape.insert(r.shape.end(), size.begin(), size.end());
     r.made = out;
@@ -140,6 +156,16 @@ Made make_steerable_conv(Request& r) {
 Made make_steerable_conv3d(Request& r) {
   expect_volume(r);
   return make_steerable<VolumeConvBlock>(r);
+}
+
+Made make_steerable_conv_transpose(Request& r) {
+  expect_image(r);
+  return make_steerable<TransposedConvBlock<ConvBlock>>(r);
+}
+
+Made make_steerable_conv_transpose3d(Request& r) {
+  expect_volume(r);
+  return make_steerable<TransposedConvBlock<VolumeConvBlock>>(r);
 }
 
 Made make_gated(Request& r) {

@@ -81,6 +81,8 @@ Made make_steerable_conv3d(Request& r);
 Made make_gated(Request& r);
 Made make_fourier(Request& r);
 Made make_field_pool(Request& r);
+Made make_steerable_conv_transpose(Request& r);
+Made make_steerable_conv_transpose3d(Request& r);
 /// batchnorm behind a layer that makes fields.
 Made make_field_norm(Request& r, double epsilon, bool affine, double momentum);
 
@@ -89,5 +91,13 @@ Made make_norm_activation(Request& r);
 Made make_norm_pool(Request& r);
 Made make_tensor_product(Request& r);
 Made make_field_dropout(Request& r);
+
+// build_spatial.cpp
+Made make_blurpool(Request& r);
+Made make_upsample(Request& r);
+Made make_mask(Request& r);
+Made make_conv_transpose(Request& r);
+Made make_conv_transpose3d(Request& r);
+Made make_restrict(Request& r);
 
 }  // namespace evariste::network_file

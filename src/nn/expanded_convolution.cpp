@@ -1,5 +1,7 @@
 #include "nn/expanded_convolution.h"
 
+#include "nn/transposed_convolution.h"
+
 namespace evariste {
 
 template <class Conv>
@@ -41,5 +43,7 @@ double ExpandedBlock<Conv>::input_gram_flops(const Tensor& x) const {
 
 template class ExpandedBlock<ConvBlock>;
 template class ExpandedBlock<VolumeConvBlock>;
+template class ExpandedBlock<TransposedConvBlock<ConvBlock>>;
+template class ExpandedBlock<TransposedConvBlock<VolumeConvBlock>>;
 
 }  // namespace evariste

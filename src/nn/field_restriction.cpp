@@ -132,8 +132,8 @@ std::optional<Piece> spectral(const std::vector<Piece>& pieces, const GroupPtr& 
                               const std::string& name) {
   int band = -1;
   if (name.empty() || name[0] != '<') return std::nullopt;
-  std::from_chars(name.data() + 1, name.data() + name.size(), band);
-  if (band < 0) return std::nullopt;
+  const auto* const last = name.data() + name.size();
+  if (std::from_chars(name.data() + 1, last, band).ptr != last || band < 0) return std::nullopt;
   const auto one = spectral_regular_representation(group, band);
   const auto channels = pieces[0].rows.cols();
   if (one.size() < 2 || channels % one.size() != 0) return std::nullopt;

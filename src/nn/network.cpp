@@ -5,6 +5,7 @@
 #include "io/config.h"
 #include "nn/affine.h"
 #include "nn/build_layer.h"
+#include "nn/concat.h"
 #include "nn/equivariance.h"
 #include "nn/pointwise.h"
 
@@ -141,6 +142,54 @@ Made make_sum(Request& r) {
   return layer;
 }
 
+/// Kinds of one name side by side are one.
+void append_fields(FieldType& to, const FieldType& more) {
+  for (const auto& kind : more.kinds) {
+    if (!to.kinds.empty() && to.kinds.back().name == kind.name)
+      to.kinds.back().count += kind.count;
+    else
+      to.kinds.push_back(kind);
+  }
+}
+
+Made make_concat(Request& r) {
+  auto layer = std::make_shared<Concat>();
+  const auto& paths = r.table.layers("of");
+  Signal result;
+  for (size_t k = 0; k < paths.size(); ++k) {
+    Signal signal{r.shape, r.fields};
+    const auto place = fmt::format("{}.of[{}]", r.table.place(), k);
+    if (const auto* list = paths[k].as_array()) {
+      auto path = std::make_shared<Sequential>();
+      build_sequence(*path, *list, place, r.classes, signal);
+      layer->append(path);
+    } else {
+      layer->append(build_layer(paths[k], place, r.classes, signal));
+    }
+    if (k == 0) {
+      result = signal;
+      continue;
+    }
+    const bool fits =
+        signal.shape.size() == result.shape.size() &&
+        std::equal(signal.shape.begin() + 1, signal.shape.end(), result.shape.begin() + 1);
+    if (!fits)
+      r.table.fail(
+          fmt::format("pathway {} gives {}, pathway 0 gives {}: channels go one behind "
+                      "the other where all other sides are equal",
+                      k, shape_text(signal.shape), shape_text(result.shape)));
+    result.shape[0] += signal.shape[0];
+    if (result.fields && signal.fields &&
+        result.fields->group->name() == signal.fields->group->name())
+      append_fields(*result.fields, *signal.fields);
+    else
+      result.fields.reset();
+  }
+  r.shape = result.shape;
+  r.made = result.fields;
+  return layer;
+}
+
 Made make_norm(Norm::Kind kind, Request& r) {
   const auto groups = kind == Norm::Kind::kGroup ? r.table.integer("groups") : 1;
   if (r.shape[0] % groups != 0)
@@ -207,6 +256,14 @@ const std::map<std::string, Builder>& builders() {
         {"norm_pool", make_norm_pool},
         {"tensor_product", make_tensor_product},
         {"field_dropout", make_field_dropout},
+        {"blurpool", make_blurpool},
+        {"upsample", make_upsample},
+        {"mask", make_mask},
+        {"conv_transpose", make_conv_transpose},
+        {"conv_transpose3d", make_conv_transpose3d},
+        {"restrict", make_restrict},
+        {"steerable_conv_transpose", make_steerable_conv_transpose},
+        {"steerable_conv_transpose3d", make_steerable_conv_transpose3d},
         {"polyphase", make_polyphase},
         {"maxpool", make_pool<MaxPool>},
         {"avgpool", make_pool<AvgPool>},
@@ -214,6 +271,7 @@ const std::map<std::string, Builder>& builders() {
         {"residual", make_residual},
         {"repeat", make_repeat},
         {"sum", make_sum},
+        {"concat", make_concat},
         {"scale", [](Request&) { return std::make_shared<Scale>(); }},
         {"bias", [](Request&) { return std::make_shared<ScalarBias>(); }},
         {"batchnorm", [](Request& r) { return make_norm(Norm::Kind::kBatch, r); }},

@@ -49,7 +49,8 @@ class Relaxer {
     const auto& group = *strict->in().group;
     const auto trivial = group.irreps(0)[0].name;
     auto options = strict->options();
-    if (!options.isotypic.empty() && options.isotypic != trivial) return nullptr;
+    if (strict->degree() || (!options.isotypic.empty() && options.isotypic != trivial))
+      return nullptr;
     auto sum = std::make_shared<Sum>(1.0);
     sum->append(strict);
     add(*strict, name + ".0", {name, trivial, true});

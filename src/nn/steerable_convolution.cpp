@@ -1,5 +1,6 @@
 #include "nn/steerable_convolution.h"
 
+#include <charconv>
 #include <map>
 
 #include "core/error.h"
@@ -13,6 +14,7 @@ namespace {
 struct Source {
   int64_t fields, first, channels;  // channels of one field
   Tensor basis;                     // buffer [N, d_b, d_a, kernel...]
+  std::vector<int64_t> copies;      // with a degree: of each irrep, [copies, d] rows of the basis
 };
 
 /// A basis in the type and on the device of the weights, converted once.
@@ -37,6 +39,53 @@ class Converted {
   mutable int64_t version_ = 0;
 };
 
+/// The basis of a source, scaled by a degree where there is one: the rows a of a copy become
+/// sum_a' lambda^_a'a B_a'.
+class ScaledBasis {
+ public:
+  ScaledBasis(const Source& source, const Degree* degree)
+      : basis_(source.basis), copies_(source.copies), converted_(source.basis), degree_(degree) {}
+
+  const Tensor& like(const Tensor& weight) const {
+    if (!degree_) return converted_.like(weight);
+    const bool has_graph = degree_->theta().requires_grad() && torch::GradMode::is_enabled();
+    const auto is_known = [&] {
+      return known_.defined() && !has_graph && known_.scalar_type() == weight.scalar_type() &&
+             known_.device() == weight.device() && !known_.requires_grad() &&
+             torch::equal(of_, degree_->theta());
+    };
+    if (!is_known()) {
+      known_ = scaled().to(weight.options().requires_grad(false));
+      of_ = degree_->theta().detach().clone();
+    }
+    return known_;
+  }
+
+ private:
+  Tensor scaled() const {
+    const auto basis = basis_.to(torch::kFloat64).to(degree_->theta().device());
+    const auto expectations = degree_->expectations();
+    std::vector<Tensor> rows;
+    int64_t at = 0;
+    for (size_t i = 0; i < copies_.size(); ++i) {
+      if (copies_[i] == 0) continue;
+      const auto d = expectations[i].size(0);
+      rows.push_back(expectations[i]
+                         .t()
+                         .matmul(basis.narrow(0, at, copies_[i] * d).view({copies_[i], d, -1}))
+                         .flatten(0, 1));
+      at += copies_[i] * d;
+    }
+    return torch::cat(rows).view(basis.sizes());
+  }
+
+  Tensor basis_;
+  std::vector<int64_t> copies_;
+  Converted converted_;
+  const Degree* degree_;
+  mutable Tensor known_, of_;
+};
+
 }  // namespace
 
 /// One kind of output fields: n_b fields of d_b channels.
@@ -44,10 +93,14 @@ template <class Conv>
 class SteerableConv<Conv>::Map : public ExpandedBlock<Conv> {
  public:
   Map(const Tensor& weight, const Geometry& geometry, const std::vector<Source>& sources,
-      int64_t inputs)
-      : ExpandedBlock<Conv>(weight, geometry), inputs_(inputs) {
-    for (const auto& source : sources) sources_.push_back({source, Converted(source.basis)});
+      int64_t inputs, const Degree* degree)
+      : ExpandedBlock<Conv>(weight, geometry), inputs_(inputs), degree_(degree) {
+    for (const auto& source : sources) sources_.push_back({source, ScaledBasis(source, degree)});
     size_ = sources[0].basis.size(1);
+  }
+
+  std::vector<Tensor> hyperparameters() const override {
+    return degree_ ? std::vector<Tensor>{degree_->theta()} : std::vector<Tensor>();
   }
 
   Tensor to_positions(const Tensor& y) const override {  // [m, n_b d_b, ...] -> [1, m, d_b T, n_b]
@@ -122,7 +175,7 @@ class SteerableConv<Conv>::Map : public ExpandedBlock<Conv> {
  private:
   struct Kept {
     Source source;
-    Converted basis;
+    ScaledBasis basis;
   };
   int64_t fields() const { return this->weight_.size(0); }
 
@@ -143,6 +196,7 @@ class SteerableConv<Conv>::Map : public ExpandedBlock<Conv> {
 
   std::vector<Kept> sources_;
   int64_t inputs_, size_ = 1;
+  const Degree* degree_;
 };
 
 /// Of every field one number for each trivial irrep: y[u, o] = sum_t T[o, t] w[u, t]. Where T is
@@ -199,72 +253,129 @@ Matrix trivial_columns(const Representation& rho) {
   return rho.basis()(Eigen::all, columns);
 }
 
-/// The rows of one irrep.
-KernelBasis part_of(const KernelBasis& basis, const Irrep& irrep) {
-  KernelBasis out;
-  out.values.resize(0, basis.values.cols());
-  for (const auto& part : basis.parts) {
-    if (part.irrep.name != irrep.name) continue;
-    const auto begin = part.offset, end = part.offset + part.count();
-    out.values = basis.values.middleRows(begin, part.count());
-    out.inputs.assign(basis.inputs.begin() + begin, basis.inputs.begin() + end);
-    out.outputs.assign(basis.outputs.begin() + begin, basis.outputs.begin() + end);
-    out.parts = {{part.irrep, 0, part.copies}};
+/// Which kernels a layer has: those of one irrep, or of all up to a band.
+struct Chosen {
+  std::optional<Irrep> irrep = {};
+  int band = 0;  // as kernel_basis takes it
+
+  /// Their rows, of a basis with all.
+  KernelBasis of(const KernelBasis& basis) const {
+    if (!irrep) return basis;
+    KernelBasis out;
+    out.values.resize(0, basis.values.cols());
+    for (const auto& part : basis.parts) {
+      if (part.irrep.name != irrep->name) continue;
+      const auto begin = part.offset, end = part.offset + part.count();
+      out.values = basis.values.middleRows(begin, part.count());
+      out.inputs.assign(basis.inputs.begin() + begin, basis.inputs.begin() + end);
+      out.outputs.assign(basis.outputs.begin() + begin, basis.outputs.begin() + end);
+      out.parts = {{part.irrep, 0, part.copies}};
+    }
+    return out;
   }
-  return out;
-}
+  std::string text() const {
+    if (!irrep) return fmt::format(" and irreps up to {}", band);
+    return irrep->is_trivial ? "" : fmt::format(" and irrep {}", irrep->name);
+  }
+};
 
 bool is_one_of_equal_entries(const Matrix& columns) {
   return columns.cols() == 1 && (columns.array() - columns(0, 0)).abs().maxCoeff() < 1e-9;
 }
 
-/// The kernels that psi turns, from every kind of input fields to one kind of output fields.
+Chosen chosen_kernels(const Group& group, const SteerableOptions& options) {
+  const auto& words = options.isotypic;
+  if (options.degree && !words.empty() && words[0] != '<')
+    throw UsageError(fmt::format(
+        "a degree scales kernels of all irreps: expected isotypic \"<{}\" with degree = "
+        "{}, found \"{}\"",
+        *options.degree, *options.degree, words));
+  Chosen out;
+  if (words.empty() && !options.degree) {
+    out.irrep = group.irreps(0)[0];
+  } else if (!words.empty() && words[0] != '<') {
+    out.irrep = group.irrep(words);
+  } else {
+    out.band = options.degree.value_or(0);
+    const auto* end = words.data() + words.size();
+    if (!words.empty() && (std::from_chars(words.data() + 1, end, out.band).ptr != end ||
+                           words.size() == 1 || out.band < 0))
+      throw UsageError(
+          fmt::format("isotypic: expected an irrep, or \"<L\" for all up to a frequency, found "
+                      "\"{}\"",
+                      words));
+    if (group.is_finite()) out.band = std::min(out.band, group.largest_band());
+    return out;
+  }
+  out.band = out.irrep->is_trivial ? kEquivariant : out.irrep->frequency;
+  return out;
+}
+
+/// The chosen kernels from every kind of input fields to one kind of output fields.
 struct Bases {
-  std::vector<Tensor> of_input;  // [N, d_b, d_a, kernel...]
-  int64_t weights = 0;           // of one output field
+  std::vector<Tensor> of_input;              // [N, d_b, d_a, kernel...]
+  std::vector<std::vector<int64_t>> copies;  // of each, of every irrep up to the band
+  int64_t weights = 0;                       // of one output field
 };
+
+/// How many kernels lead to an irrep of the output from a kind of irreps.
+using Counts = std::map<int, std::map<std::string, double>>;
 
 /// Rows are scaled so that weights of variance 1/J give an irrep of the output the variance of the
 /// input: equal parts from every kind of irrep that leads to it, and within one from every kernel.
+/// Kernels of a band are counted by the equivariant ones where there are such.
 template <class Geometry>
-Bases bases_to(const FieldType::Kind& kind, const FieldType& in, const Irrep& psi,
+Bases bases_to(const FieldType::Kind& kind, const FieldType& in, const Chosen& chosen,
                const Geometry& geometry) {
   const auto size = static_cast<int>(geometry.kernel[0]),
              dilation = static_cast<int>(geometry.dilation[0]);
-  const int band = psi.is_trivial ? kEquivariant : psi.frequency;
   std::vector<KernelBasis> bases;
-  std::map<int, std::map<std::string, double>> counts;  // to an irrep, from a kind of irreps
+  Counts counts, strict;
   const auto name_of = [](const FieldType::Kind& from, int input) {
     return from.representation.irreps()[static_cast<size_t>(input)].name;
   };
   Bases out;
   for (const auto& from : in.kinds) {
-    bases.push_back(
-        part_of(kernel_basis(from.representation, kind.representation, size,
-                             default_rings(size, in.group->dimension(), dilation), dilation, band),
-                psi));
+    bases.push_back(chosen.of(kernel_basis(from.representation, kind.representation, size,
+                                           default_rings(size, in.group->dimension(), dilation),
+                                           dilation, chosen.band)));
     const auto& basis = bases.back();
-    for (size_t n = 0; n < basis.inputs.size(); ++n)
-      counts[basis.outputs[n]][name_of(from, basis.inputs[n])] += static_cast<double>(from.count);
+    for (const auto& part : basis.parts)
+      for (auto n = static_cast<size_t>(part.offset);
+           n < static_cast<size_t>(part.offset + part.count()); ++n) {
+        const auto add = [&](Counts& to) {
+          to[basis.outputs[n]][name_of(from, basis.inputs[n])] += static_cast<double>(from.count);
+        };
+        add(counts);
+        if (part.irrep.is_trivial) add(strict);
+      }
     out.weights += from.count * basis.size();
   }
   if (out.weights == 0)
     throw UsageError(fmt::format("no kernel of size {}{} leads from {} to {} fields", size,
-                                 psi.is_trivial ? "" : fmt::format(" and irrep {}", psi.name),
-                                 in.text(), kind.name));
+                                 chosen.text(), in.text(), kind.name));
   for (size_t a = 0; a < in.kinds.size(); ++a) {
     const auto& from = in.kinds[a];
     auto& basis = bases[a];
     for (size_t n = 0; n < basis.inputs.size(); ++n) {
-      const auto& into = counts.at(basis.outputs[n]);
-      const double kernels = into.at(name_of(from, basis.inputs[n]));
+      const auto output = basis.outputs[n];
+      const auto name = name_of(from, basis.inputs[n]);
+      const bool has_strict = strict.contains(output) && strict.at(output).contains(name);
+      const auto& into = (has_strict ? strict : counts).at(output);
       basis.values.row(static_cast<Eigen::Index>(n)) *= std::sqrt(
-          static_cast<double>(out.weights) / (static_cast<double>(into.size()) * kernels));
+          static_cast<double>(out.weights) / (static_cast<double>(into.size()) * into.at(name)));
     }
     std::vector<int64_t> shape = {basis.size(), kind.representation.size(),
                                   from.representation.size()};
     shape.insert(shape.end(), geometry.kernel.begin(), geometry.kernel.end());
     out.of_input.push_back(as_tensor(basis.values).view(shape));
+    std::vector<int64_t> copies;
+    for (const auto& irrep : in.group->irreps(std::max(chosen.band, 0))) {
+      copies.push_back(0);
+      for (const auto& part : basis.parts)
+        if (part.irrep.name == irrep.name) copies.back() = part.copies;
+    }
+    out.copies.push_back(std::move(copies));
   }
   return out;
 }
@@ -285,33 +396,46 @@ SteerableConv<Conv>::SteerableConv(const FieldType& in, const FieldType& out,
   geometry_.padding = Geometry::all(options.padding);
   geometry_.dilation = Geometry::all(options.dilation);
   geometry_.circular = options.circular;
-  const auto psi =
-      options.isotypic.empty() ? in.group->irreps(0)[0] : in.group->irrep(options.isotypic);
+  double feature_power = 1;
+  if constexpr (requires { geometry_.output_padding; }) {
+    geometry_.output_padding = Geometry::all(options.output_padding);
+    feature_power = Conv::feature_power_of(geometry_);
+  }
+  const auto chosen = chosen_kernels(*in.group, options);
+  const bool has_trivial = !chosen.irrep || chosen.irrep->is_trivial;
+  if (options.degree) {
+    const auto count = Degree::coefficients(in.group, *options.degree);
+    degree_ = std::make_unique<Degree>(in.group, *options.degree, chosen.band,
+                                       this->register_parameter("degree", torch::zeros({count})));
+  }
   int64_t channel = 0;
   for (size_t b = 0; b < out.kinds.size(); ++b) {
     const auto& kind = out.kinds[b];
-    const auto bases = bases_to(kind, in, psi, geometry_);
+    const auto bases = bases_to(kind, in, chosen, geometry_);
     const bool is_single = out.kinds.size() == 1 && in.kinds.size() == 1;
     std::vector<Source> sources;
     int64_t first = 0;
     for (size_t a = 0; a < in.kinds.size(); ++a) {
       auto kernels = bases.of_input[a];
-      if (kernels.size(0) > 0)  // without any, these channels are not looked at
-        kernels =
-            this->register_buffer(is_single ? "basis" : fmt::format("basis_{}_{}", b, a), kernels);
+      const auto place = is_single ? std::string() : fmt::format("_{}_{}", b, a);
+      if (kernels.size(0) > 0) {  // without any, these channels are not looked at
+        kernels = this->register_buffer("basis" + place, kernels);
+        if (degree_) this->register_buffer("basis_copies" + place, torch::tensor(bases.copies[a]));
+      }
       const auto& from = in.kinds[a];
-      sources.push_back({from.count, first, from.representation.size(), kernels});
+      sources.push_back({from.count, first, from.representation.size(), kernels, bases.copies[a]});
       first += from.channels();
     }
     const auto suffix = out.kinds.size() == 1 ? std::string() : fmt::format("_{}", b);
-    const double bound = 1 / std::sqrt(static_cast<double>(bases.weights));
+    const double bound = 1 / std::sqrt(static_cast<double>(bases.weights) * feature_power);
     Part part;
     part.map = std::make_unique<Map>(
         this->register_parameter("weight" + suffix,
                                  torch::empty({kind.count, bases.weights}).uniform_(-bound, bound)),
-        geometry_, sources, in.channels());
+        geometry_, sources, in.channels(), degree_.get());
+    part.map->feature_power = feature_power;
     const auto trivial = trivial_columns(kind.representation);
-    if (options.bias && psi.is_trivial && trivial.cols() > 0) {
+    if (options.bias && has_trivial && trivial.cols() > 0) {
       part.bias = std::make_unique<Bias>(
           this->register_parameter("bias" + suffix, torch::zeros({kind.count * trivial.cols()})),
           kind.count, kind.representation.size(),
@@ -364,6 +488,7 @@ Tensor SteerableConv<Conv>::backward(const Tensor& g, const Tape& tape, const Si
     sink(*part.map, tape.x, own);
     if (part.bias) sink(*part.bias, tape.x, own);
   }
+  if (sink.bend && bends()) sink.bend(*this, tape, g);
   if (!needs_input) return Tensor();
   return unfold(Conv(tape.aux, geometry_).backward_data(fold(g), tape.x), g.size(0));
 }
@@ -373,7 +498,8 @@ Tensor SteerableConv<Conv>::jvp(const Tensor& dx, const Tape& tape,
                                 const Tangents& tangents) const {
   Tensor dy;
   if (dx.defined()) {
-    const auto& w = tape.aux;
+    if (tangents.bend && bends()) tangents.bend(*this, tape, dx);
+    const auto w = bends() ? kernel() : tape.aux;
     dy = unfold(Conv(w, geometry_).apply(w.flatten(1).unsqueeze(0), fold(dx)), dx.size(0));
   }
   for (const auto& part : parts_) {
@@ -421,6 +547,8 @@ void SteerableConv<Conv>::visit_blocks(const std::function<void(Block&)>& visit)
 
 template class SteerableConv<ConvBlock>;
 template class SteerableConv<VolumeConvBlock>;
+template class SteerableConv<TransposedConvBlock<ConvBlock>>;
+template class SteerableConv<TransposedConvBlock<VolumeConvBlock>>;
 
 FieldPool::FieldPool(const FieldType& fields) : channels_(fields.channels()) {
   for (const auto& kind : fields.kinds) kinds_.emplace_back(kind.count, kind.representation.size());

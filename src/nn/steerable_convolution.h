@@ -11,9 +11,11 @@
 // of a field and over pixels t. So every kind of output has one Block, of positions (o, t).
 #pragma once
 
+#include "nn/degree.h"
 #include "nn/expanded_convolution.h"
 #include "nn/field_type.h"
 #include "nn/pointwise.h"
+#include "nn/transposed_convolution.h"
 
 namespace evariste {
 
@@ -21,28 +23,37 @@ struct SteerableOptions {
   int64_t kernel = 3;  ///< odd
   int64_t stride = 1;
   int64_t padding = 0;
+  int64_t output_padding = 0;  ///< of a transposed convolution: not equivariant unless 0
   int64_t dilation = 1;
   bool circular = false;
   bool bias = true;  ///< on the trivial irreps of the output: no other would commute
   /// Which kernels, by the irrep that the group turns them by: the trivial one for those that it
   /// keeps (""), or another one, a pathway out of equivariance. All of them in a Sum are the
   /// convolution with any kernel; how far a layer is equivariant is then a matter of their
-  /// priors.
+  /// priors. "<L" for those of all irreps with frequencies up to L, in one weight.
   std::string isotypic = {};
+  /// Those of "<L" ("" for L = degree) scaled by a density on the group with logits up to this
+  /// frequency (degree.h).
+  std::optional<int> degree = {};
 };
 
 /// Parameters weight [n_b, J_b] and bias [n_b trivial irreps of b] (weight_b, bias_b, b = 0, 1 ...,
 /// where the output has several kinds); buffers basis (basis_b_a) [N, d_b, d_a, k, k], in space
 /// [.., k, k, k], float64, with rows scaled so that weights of variance 1/J give every output irrep
 /// the variance of its input ("generalised He": Weiler & Cesa 2019, section 2.7, one weight for
-/// every copy).
-/// Conv: the block of the plain convolution, ConvBlock or VolumeConvBlock.
+/// every copy; with a band of irreps, what the equivariant ones give by themselves). With a degree
+/// also the parameter degree [coefficients], theta of a Degree, 0 at the start: the network begins
+/// equivariant. basis_copies (basis_copies_b_a) [irreps] then says how many copies of each irrep
+/// the basis has.
+/// Conv: the block of the plain convolution, ConvBlock or VolumeConvBlock, or a TransposedConvBlock
+/// of these, whose kernels are the same.
 template <class Conv>
-class SteerableConv : public Layer {
+class SteerableConv : public Layer, public HasDegree {
  public:
   using Geometry = typename Conv::Geometry;
   using Options = SteerableOptions;
-  /// Throws UsageError where no kernel leads to a kind of output field.
+  /// Throws UsageError where no kernel leads to a kind of output field, and for a degree of kernels
+  /// of one irrep.
   SteerableConv(const FieldType& in, const FieldType& out, const Options& options);
   ~SteerableConv() override;
 
@@ -50,6 +61,7 @@ class SteerableConv : public Layer {
   const FieldType& out() const { return out_; }
   const Geometry& geometry() const { return geometry_; }
   const Options& options() const { return options_; }
+  const Degree* degree() const override { return degree_.get(); }
   /// Of the plain convolution that this one is: [C_out, C_in, kernel...] and [C_out] (undefined
   /// without).
   std::pair<Tensor, Tensor> plain() const;
@@ -58,6 +70,7 @@ class SteerableConv : public Layer {
   Tensor backward(const Tensor& g, const Tape& tape, const Sink& sink,
                   bool needs_input) const override;
   Tensor jvp(const Tensor& dx, const Tape& tape, const Tangents& tangents) const override;
+  bool bends() const override { return degree_ != nullptr; }
   void before_polyphase(int64_t stride) override;
   void visit_blocks(const std::function<void(Block&)>& visit) override;
 
@@ -80,6 +93,7 @@ class SteerableConv : public Layer {
   FieldType in_, out_;
   Options options_;
   Geometry geometry_;
+  std::unique_ptr<Degree> degree_;
   std::vector<Part> parts_;
 };
 
@@ -87,6 +101,13 @@ extern template class SteerableConv<ConvBlock>;
 extern template class SteerableConv<VolumeConvBlock>;
 using SteerableConv2d = SteerableConv<ConvBlock>;
 using SteerableConv3d = SteerableConv<VolumeConvBlock>;
+
+extern template class ExpandedBlock<TransposedConvBlock<ConvBlock>>;
+extern template class ExpandedBlock<TransposedConvBlock<VolumeConvBlock>>;
+extern template class SteerableConv<TransposedConvBlock<ConvBlock>>;
+extern template class SteerableConv<TransposedConvBlock<VolumeConvBlock>>;
+using SteerableConvTranspose2d = SteerableConv<TransposedConvBlock<ConvBlock>>;
+using SteerableConvTranspose3d = SteerableConv<TransposedConvBlock<VolumeConvBlock>>;
 
 /// Of every field one channel: its largest (fields of permutations), [n, C, ...] -> [n, fields,
 /// ...]; ties go to the first.

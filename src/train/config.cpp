@@ -32,6 +32,9 @@ void expect_valid(const TrainConfig& t) {
   expect_not_negative("train.hyper.lr_end", h.lr_end);
   expect_not_negative("train.hyper.penalty", h.penalty);
   expect_not_negative("train.hyper.decay", h.decay);
+  expect_not_negative("train.hyper.alignment", h.alignment);
+  expect_not_negative("train.hyper.previous", h.previous);
+  expect_not_negative("train.hyper.uniform", h.uniform);
   expect_at_least("train.hyper.steps", h.steps, 1);
   expect_at_least("train.hyper.samples", h.samples, 0);
 

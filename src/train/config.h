@@ -53,17 +53,18 @@ struct KfacConfig {
   }
 };
 
-/// Of bandwidths and augmentation ranges, where the network or the data have such.
+/// Of bandwidths, degrees and augmentation ranges, where the network or the data have such.
 struct HyperConfig {
   std::string score = "evidence";
   double lr = 0.05, lr_end = 0.005, penalty = 0, decay = 0;
+  double alignment = 0, previous = 0, uniform = 0;
   int64_t steps = 1, samples = 500;
 
   template <class Visitor>
   void visit(Visitor&& field) {
     field("score", score,
-          "what moves bandwidths and augmentation ranges: the evidence, behind each refresh; the "
-          "training loss, before each step of the weights; or nothing",
+          "what moves bandwidths, degrees and augmentation ranges: the evidence, behind each "
+          "refresh; the training loss, before each step of the weights; or nothing",
           {"evidence", "loss", "none"});
     field("lr", lr, "step size of Adam on them, cosine over the epochs");
     field("lr_end", lr_end, "its last value");
@@ -71,6 +72,11 @@ struct HyperConfig {
     field("samples", samples, "training images a step up the evidence looks at; 0: all");
     field("penalty", penalty, "score loss: the loss less so many times the norm of the ranges");
     field("decay", decay, "score loss: weight decay of the ranges");
+    field("alignment", alignment,
+          "score loss: weight of max log lambda - log lambda(identity), summed over the degrees");
+    field("previous", previous,
+          "score loss: weight of a degree's KL to the one before, mean over the degrees");
+    field("uniform", uniform, "score loss: weight of the first degree's KL to the uniform density");
   }
 };
 
@@ -106,7 +112,7 @@ struct TrainConfig {
     field("evaluation_batch", evaluation_batch, "images per forward pass without steps");
     field("refresh", refresh, "the curvature");
     field("kfac", kfac, "the preconditioned step");
-    field("hyper", hyper, "bandwidths and augmentation ranges");
+    field("hyper", hyper, "bandwidths, degrees and augmentation ranges");
   }
 };
 

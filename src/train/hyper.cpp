@@ -32,6 +32,7 @@ HyperLearner::HyperLearner(Network& network, const AffineAugmentation* augmentat
                            HyperConfig config)
     : network_(network), augmentation_(augmentation), config_(std::move(config)), adam_(1) {
   leaves_ = named_hyperparameters(network_);
+  degrees_ = degrees_of(network_);
   if (ranges()) leaves_.emplace_back(kRanges, *ranges());
 }
 
@@ -39,6 +40,13 @@ HyperLearner::HyperLearner(Network& network, const AffineAugmentation* augmentat
 const Tensor* HyperLearner::ranges() const {
   return augmentation_ && augmentation_->ranges().requires_grad() ? &augmentation_->ranges()
                                                                   : nullptr;
+}
+
+/// The degree that has a leaf as its coefficients.
+const Degree* HyperLearner::degree_of(const Tensor& leaf) const {
+  for (const auto* degree : degrees_)
+    if (degree->theta().is_same(leaf)) return degree;
+  return nullptr;
 }
 
 void HyperLearner::climb_evidence(const Likelihood& likelihood, const Priors& priors,
@@ -73,6 +81,11 @@ void HyperLearner::descend_loss(const Likelihood& likelihood, const Samples& bat
                     static_cast<double>(std::max<int64_t>(batch.everywhere(), 1));
   auto gradients = gradients_of(loss, leaves);
   batch.sum(gradients);
+  const DegreePenalty penalty{config_.alignment, config_.previous, config_.uniform};
+  if (!degrees_.empty() && !penalty.is_zero()) {
+    const auto of_penalty = gradients_of(penalty(degrees_), leaves);
+    for (size_t i = 0; i < leaves.size(); ++i) gradients[i] = gradients[i] + of_penalty[i];
+  }
   if (ranges()) {
     const auto& range = *ranges();
     const auto norm = range.detach().norm().clamp_min(1e-12);
@@ -93,8 +106,13 @@ void HyperLearner::step(std::vector<Tensor> descent, double learning_rate) {
 
 std::vector<std::string> HyperLearner::names() const {
   std::vector<std::string> out;
-  for (const auto& [name, tensor] : leaves_)
-    if (name != kRanges) out.push_back(name);
+  for (const auto& [name, tensor] : leaves_) {
+    if (name == kRanges) continue;
+    if (tensor.dim() == 0) out.push_back(name);
+    for (int64_t i = 0; tensor.dim() > 0 && i < tensor.numel(); ++i)
+      out.push_back(fmt::format("{}.{}", name, i));
+    if (degree_of(tensor)) out.push_back(name + ".divergence");
+  }
   if (augmentation_)
     for (const char* name : AffineAugmentation::kNames)
       out.push_back(fmt::format("{}.{}", kRanges, name));
@@ -103,8 +121,12 @@ std::vector<std::string> HyperLearner::names() const {
 
 std::vector<double> HyperLearner::values() const {
   std::vector<double> out;
-  for (const auto& [name, tensor] : leaves_)
-    if (name != kRanges) out.push_back(tensor.item<double>());
+  for (const auto& [name, tensor] : leaves_) {
+    if (name == kRanges) continue;
+    const auto numbers = tensor.detach().flatten();
+    for (int64_t i = 0; i < numbers.numel(); ++i) out.push_back(numbers[i].item<double>());
+    if (const auto* degree = degree_of(tensor)) out.push_back(degree->divergence().item<double>());
+  }
   if (augmentation_)
     for (int64_t i = 0; i < augmentation_->ranges().numel(); ++i)
       out.push_back(augmentation_->ranges()[i].item<double>());

@@ -147,16 +147,20 @@ void check_leaves(const Problem& p, const std::vector<Tensor>& leaves, double h 
   for (size_t i = 0; i < leaves.size(); ++i) {
     CAPTURE(i);
     const auto leaf = leaves[i];
-    const auto evidence_at = [&](double step) {
-      torch::NoGradGuard no_grad;
-      leaf.add_(step);
-      const double value = p.log_evidence(p.data.x);
-      leaf.sub_(step);
-      return value;
-    };
     REQUIRE(leaf.grad().defined());
-    CHECK(leaf.grad().item<double>() ==
-          Approx((evidence_at(h) - evidence_at(-h)) / (2 * h)).epsilon(2e-6));
+    for (int64_t entry = 0; entry < leaf.numel(); ++entry) {
+      CAPTURE(entry);
+      const auto evidence_at = [&](double step) {
+        torch::NoGradGuard no_grad;
+        auto at_entry = leaf.flatten()[entry];
+        at_entry.add_(step);
+        const double value = p.log_evidence(p.data.x);
+        at_entry.sub_(step);
+        return value;
+      };
+      CHECK(leaf.grad().flatten()[entry].item<double>() ==
+            Approx((evidence_at(h) - evidence_at(-h)) / (2 * h)).epsilon(2e-6));
+    }
   }
 }
 
@@ -229,6 +233,30 @@ TEST_CASE("the evidence's gradient in the bandwidth of anchors", "[hyper]") {
       std::vector<Tensor> leaves;
       for (const auto& item : p.network->named_parameters())
         if (item.key().ends_with("log_omega")) leaves.push_back(item.value());
+      REQUIRE(!leaves.empty());
+      check_leaves(p, leaves, 1e-6);
+    }
+}
+
+TEST_CASE("the evidence's gradient in a degree of equivariance", "[hyper]") {
+  for (const std::string layers :
+       {"{ type = 'steerable_conv', group = 'C4', out = '1 regular', degree = 2, padding = 1 }, "
+        "{ type = 'tanh' }, { type = 'steerable_conv', out = '2 trivial', degree = 1 }",
+        "{ type = 'steerable_conv', group = 'O(2)', out = ['1 trivial', '1 (1,1)'], degree = 1, "
+        "isotypic = '<2' }, { type = 'gated', activation = 'tanh' }",
+        "{ type = 'steerable_conv', group = 'D2', out = '1 regular', degree = 1, padding = 1 }, "
+        "{ type = 'relu' }"})
+    for (const auto sharing : {Sharing::kExpand, Sharing::kReduce}) {
+      CAPTURE(layers, static_cast<int>(sharing));
+      auto p = problem_of(network_of("input = [2, 4, 4]\nlayer = [" + layers +
+                                     ", { type = 'flatten' }, { type = 'linear', out = 3 }]"),
+                          random_tensor({6, 2, 4, 4}, 2), "classification");
+      randomise(*p.network, 3);
+      p.options.sharing = sharing;
+      set_priors(p);
+      std::vector<Tensor> leaves;
+      for (const auto& item : p.network->named_parameters())
+        if (item.key().ends_with("degree")) leaves.push_back(item.value());
       REQUIRE(!leaves.empty());
       check_leaves(p, leaves, 1e-6);
     }

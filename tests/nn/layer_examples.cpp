@@ -92,6 +92,14 @@ const std::vector<LayerExample>& layer_examples() {
        "'steerable_conv', "
        "out = '2 trivial', padding = 1, isotypic = '(2)' }, { type = 'steerable_conv', out = '2 "
        "trivial', padding = 1, isotypic = '(1)' }] }, { type = 'tanh' }"},
+      {"steerable_conv", "a learned degree, then all irreps of a band", "[1, 4, 4]",
+       "{ type = 'steerable_conv', group = 'D4', out = ['1 regular', '1 /C4'], degree = 1, "
+       "isotypic = '<2' }, { type = 'tanh' }, { type = 'steerable_conv', out = '2 trivial', "
+       "padding = 1, isotypic = '<1' }"},
+      {"steerable_conv", "degrees on the circle", "[1, 4, 4]",
+       "{ type = 'steerable_conv', group = 'SO(2)', out = ['1 trivial', '1 (1)'], degree = 2, "
+       "padding = 1 }, { type = 'steerable_conv', out = '2 trivial', padding = 1, degree = 1, "
+       "padding_mode = 'circular' }"},
       {"steerable_conv3d", "rotations of space", "[1, 3, 3, 3]",
        "{ type = 'steerable_conv3d', group = 'SO(3)', out = ['2 trivial', '1 (1)'], padding = 1 }, "
        "{ type = 'steerable_conv3d', out = ['1 (1)', '2 trivial'], stride = 2 }"},
@@ -150,6 +158,60 @@ const std::vector<LayerExample>& layer_examples() {
       {"field_pool", "of fields of two sizes", "[1, 4, 3]",
        "{ type = 'steerable_conv', group = 'D1', out = ['2 regular', '1 trivial'] }, "
        "{ type = 'field_pool' }, { type = 'tanh' }"},
+      {"blurpool", "of images", "[1, 5, 4]", conv + "{ type = 'blurpool' }, { type = 'tanh' }"},
+      {"blurpool", "of volumes, a wider window at stride 1", "[1, 4, 3, 4]",
+       "{ type = 'conv3d', out = 2, kernel = 1 }, { type = 'blurpool', sigma = 0.8, stride = 1, "
+       "padding = 1 }, { type = 'tanh' }"},
+      {"upsample", "bilinear, to unequal sides", "[1, 3, 2]",
+       conv + "{ type = 'upsample', size = [5, 7] }, { type = 'tanh' }"},
+      {"upsample", "nearest, by a scale", "[1, 3, 2]",
+       conv + "{ type = 'upsample', scale = 1.5, mode = 'nearest' }, { type = 'tanh' }"},
+      {"upsample", "trilinear", "[1, 2, 2, 3]",
+       "{ type = 'conv3d', out = 2, kernel = 1 }, { type = 'upsample', size = 3 }, { type = 'tanh' "
+       "}"},
+      {"mask", "of images", "[1, 4, 4]",
+       conv + "{ type = 'mask', margin = 30 }, { type = 'tanh' }"},
+      {"conv_transpose", "stride, dilation, asymmetric kernel", "[2, 3, 2]",
+       "{ type = 'conv_transpose', out = 3, kernel = [2, 3], stride = [2, 3], padding = [1, 0], "
+       "output_padding = [1, 2], dilation = [3, 1] }, { type = 'tanh' }"},
+      {"conv_transpose", "groups, more padding than kernel, no bias", "[4, 3, 3]",
+       "{ type = 'conv_transpose', out = 6, kernel = 2, stride = 2, padding = 2, groups = 2, bias "
+       "= "
+       "false }, { type = 'tanh' }"},
+      {"conv_transpose", "after a convolution, before a polyphase layer", image,
+       conv +
+           "{ type = 'conv_transpose', out = 2, kernel = 2, stride = 2 }, { type = 'polyphase' }"},
+      {"conv_transpose3d", "stride 2", "[2, 2, 2, 1]",
+       "{ type = 'conv_transpose3d', out = 2, kernel = [2, 3, 2], stride = 2, padding = [0, 1, 0] "
+       "}, { type = 'tanh' }"},
+      {"steerable_conv_transpose", "several kinds in and out", "[1, 3, 3]",
+       "{ type = 'steerable_conv', group = 'O(2)', out = ['1 trivial', '1 (1,1)'], padding = 1 }, "
+       "{ type = 'steerable_conv_transpose', out = ['1 (1,2)', '2 trivial'], stride = 2, padding = "
+       "1 }"},
+      {"steerable_conv_transpose3d", "of a finite group", "[1, 2, 2, 2]",
+       "{ type = 'steerable_conv_transpose3d', group = 'D2', out = '1 regular', stride = 2, "
+       "padding = 1, bias = false }, { type = 'tanh' }"},
+      {"concat", "a skip, a convolution and a body without weights", "[2, 3, 3]",
+       "{ type = 'concat', of = [[], { type = 'conv', out = 1, kernel = 3, padding = 1 }, [{ type "
+       "= "
+       "'tanh' }]] }, { type = 'tanh' }"},
+      {"concat", "of vectors, in a concat", "[3]",
+       "{ type = 'concat', of = [{ type = 'linear', out = 2 }, { type = 'concat', of = [{ type = "
+       "'bias' }, []] }] }, { type = 'tanh' }"},
+      {"concat", "a residual U-net on fields of D4", "[1, 5, 5]",
+       "{ type = 'steerable_conv', group = 'D4', out = '1 regular', padding = 1 }, { type = 'tanh' "
+       "}, { type = 'concat', of = [[], [{ type = 'blurpool' }, { type = 'residual', layer = [{ "
+       "type = 'steerable_conv', out = '1 regular', padding = 1 }, { type = 'tanh' }] }, { type = "
+       "'upsample', size = 5 }]] }, { type = 'steerable_conv', out = '1 (1,1)' }"},
+      {"restrict", "a permutation of channels", "[1, 3, 3]",
+       "{ type = 'steerable_conv', group = 'D2', out = ['1 regular', '1 trivial'], padding = 1 }, "
+       "{ "
+       "type = 'restrict', group = 'D1' }, { type = 'steerable_conv', out = '1 regular' }, { type "
+       "= "
+       "'tanh' }"},
+      {"restrict", "a change of basis", "[1, 3, 3]",
+       "{ type = 'steerable_conv', group = 'O(2)', out = ['1 (1,1)', '1 (1,2)'] }, { type = "
+       "'restrict', group = 'D1@30' }"},
       {"polyphase", "stride 2", image, conv + "{ type = 'polyphase' }, { type = 'tanh' }"},
       {"polyphase", "stride 3", "[1, 3, 6]", conv + "{ type = 'polyphase', stride = 3 }"},
       {"maxpool", "overlapping, padded", "[1, 5, 4]",

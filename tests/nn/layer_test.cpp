@@ -1,10 +1,14 @@
 // Properties of every layer in layer_examples(), each against autograd or finite differences.
 #include "tests/catch.h"
 
+#include <torch/csrc/autograd/autograd.h>
+#include <torch/nn/modules/batchnorm.h>
+
 #include <algorithm>
 #include <set>
 
 #include "core/error.h"
+#include "laplace/hyper_gradient.h"
 #include "tests/nn/layer_examples.h"
 
 using namespace evariste;
@@ -78,17 +82,22 @@ TEST_CASE("folded backward is autograd's, for the input and for every block", "[
           CHECK(torch::equal(found[r], weight_gradients[wanted->name][r]));
       }
     }
-    const auto parameters = network->named_parameters();
+    NamedTensors parameters;  // without those that no block has, as a degree
+    const auto hyper = named_hyperparameters(*network);
+    for (const auto& item : network->named_parameters())
+      if (std::none_of(hyper.begin(), hyper.end(),
+                       [&](const auto& leaf) { return leaf.first == item.key(); }))
+        parameters.emplace_back(item.key(), item.value());
     CHECK(weight_gradients.size() == parameters.size());
     for (int64_t r = 0; r < kFolds; ++r) {
       std::vector<Tensor> leaves = {x};
-      for (const auto& item : parameters) leaves.push_back(item.value());
+      for (const auto& item : parameters) leaves.push_back(item.second);
       const auto expected = torch::autograd::grad({y}, leaves, {g[r]}, true);
       CHECK(largest(dx[r] - expected[0]) < 1e-11);
       for (size_t i = 0; i < parameters.size(); ++i) {
-        CAPTURE(parameters[i].key());
-        REQUIRE(weight_gradients.count(parameters[i].key()) == 1);
-        const auto& found = weight_gradients[parameters[i].key()][static_cast<size_t>(r)];
+        CAPTURE(parameters[i].first);
+        REQUIRE(weight_gradients.count(parameters[i].first) == 1);
+        const auto& found = weight_gradients[parameters[i].first][static_cast<size_t>(r)];
         REQUIRE(found.sizes() == expected[i + 1].sizes());
         CHECK(largest(found - expected[i + 1]) < 1e-11);
       }

@@ -318,6 +318,41 @@ layer = [
         self.refuses("at least 5", '{ type = "fourier", group = "SO(2)", in = "1 <2", samples = 3 }',
                      input_shape="[5, 3, 3]")
 
+    def test_a_degree_scales_kernels_by_the_means_of_irreps(self):
+        # Values of exact quadrature, the trivial coefficient left out (tests/groups/fourier_test.cpp).
+        circle = evariste._expectations("SO(2)", 2, 4, torch.tensor([.5, .3, -.2, .1], dtype=torch.float64))
+        self.assertEqual([len(m) for m in circle], [1, 2, 2, 2, 2])
+        first = torch.tensor([[.41790464, -.34617991], [.34617991, .41790464]], dtype=torch.float64) / math.sqrt(2)
+        torch.testing.assert_close(circle[1], first, rtol=0, atol=1e-8)
+        turns = evariste._expectations("C4", 2, 2, torch.tensor([.6, -.3, .4], dtype=torch.float64))
+        density = (2.49527459, .31399022, .45718942, .73354577)
+        torch.testing.assert_close(turns[2].item(), sum(d * s for d, s in zip(density, (1, -1, 1, -1))) / 4,
+                                   rtol=0, atol=1e-8)
+        flips = evariste._expectations("O(2)", 1, 1, torch.tensor([.3, .4, -.2, .1, .25], dtype=torch.float64))
+        torch.testing.assert_close(flips[1].item(), .39072155, rtol=0, atol=1e-8)
+        of_one = torch.tensor([[.44781486, .15554384], [-.21598195, .35715770]], dtype=torch.float64) / math.sqrt(2)
+        torch.testing.assert_close(flips[2], of_one, rtol=0, atol=1e-8)
+        half = evariste._expectations("D2@45", 1, 1, torch.tensor([0., 2., 0.], dtype=torch.float64))
+        self.assertEqual([len(m) for m in half], [1, 1, 1, 1])
+        self.assertTrue(0.9 < half[2].item() < 1 and abs(half[1].item()) < 1e-12)
+
+        network = self.layers('{ type = "steerable_conv", group = "C4", out = "2 trivial", degree = 1, isotypic = '
+                              '"<2" }, { type = "flatten" }', input_shape="[1, 3, 3]")
+        basis, theta = torch.randn(6, 1, 1, 3, 3), torch.tensor([.7, -.4])
+        weight = torch.randn(2, 6)
+        path = self.folder / "degree.safetensors"
+        save_file({"0.weight": weight, "0.bias": torch.zeros(2), "0.basis": basis, "0.degree": theta,
+                   "0.basis_copies": torch.tensor([2, 1, 2])}, path)
+        evariste.load_weights(network, path)
+        means = [m.float() for m in evariste._expectations("C4", 1, 2, theta)]
+        scaled = torch.cat([basis[:2], torch.einsum("ab,aoixy->boixy", means[1], basis[2:4]),
+                            means[2].item() * basis[4:]])
+        torch.testing.assert_close(network[0].plain()[0], torch.einsum("un,noixy->uixy", weight, scaled))
+        self.refuses("expected isotypic \"<1\"", '{ type = "steerable_conv", group = "C4", out = "1 regular", '
+                     'degree = 1, isotypic = "(1)" }', input_shape="[1, 3, 3]")
+        self.refuses("densities on SO\\(3\\) are known to the C\\+\\+ library only", '{ type = "steerable_conv3d", '
+                     'group = "SO(3)", out = "1 (1)", degree = 1 }', input_shape="[1, 3, 3, 3]")
+
     def test_fields_that_do_not_fit_are_refused(self):
         self.refuses("key 'group' is missing", '{ type = "steerable_conv", out = "1 regular" }',
                      input_shape="[1, 4, 4]")
@@ -481,6 +516,101 @@ layer = [
         self.refuses("for each a trivial channel as its gate",
                      '{ type = "gated", group = "SO(2)", in = ["1 trivial", "1 (1)", "1 (2)"] }',
                      input_shape="[5, 3, 3]")
+
+    def test_layers_of_the_grid_are_written_as_they_are_read(self):
+        network = self.load("""input = [3, 9, 9]
+layer = [
+  { type = "mask", margin = 5.0 },
+  { type = "blurpool" },
+  { type = "concat", of = [
+    { type = "relu" },
+    [
+      { type = "conv", out = 4, kernel = 3 },
+      { type = "conv_transpose", out = 2, kernel = 3, dilation = 2, bias = false },
+      { type = "blurpool", sigma = 1.0, stride = 1, padding = 2 },
+    ],
+  ] },
+  { type = "upsample", size = [7, 9] },
+  { type = "upsample", scale = 2.0, mode = "nearest" },
+  { type = "flatten" },
+]
+""")
+        copy, text = self.round_trip(network, (3, 9, 9))
+        for words in ("margin = 5.0", "{ type = \"blurpool\" }", "sigma = 1.0, stride = 1, padding = 2",
+                      "kernel = 3, dilation = 2, bias = false", "size = [7, 9]",
+                      'scale = 2.0, mode = "nearest"'):
+            self.assertIn(words, text)
+        self.assertEqual(list(network.state_dict()), ["2.1.0.weight", "2.1.0.bias", "2.1.1.weight"])
+        self.assertEqual(list(copy.state_dict()), list(network.state_dict()))
+        x = torch.randn(2, 3, 9, 9)
+        masked = network[0](x)
+        self.assertTrue(torch.equal(masked[:, :, 2:7, 2:7], x[:, :, 2:7, 2:7]))
+        self.assertLess(masked[:, :, 0, 0].abs().max(), 0.1 * x[:, :, 0, 0].abs().max())
+        pooled = network[1](masked)
+        line = (-0.5 * (torch.arange(-2.0, 3.0) / 0.66).square()).exp()
+        window = (line[:, None] * line / line.sum() ** 2).expand(3, 1, 5, 5)
+        torch.testing.assert_close(pooled, torch.nn.functional.conv2d(masked, window, None, 2, 2, groups=3))
+        both = network[2](pooled)
+        torch.testing.assert_close(both[:, :3], pooled.relu(), rtol=0, atol=0)
+        self.assertEqual(both.shape[1], 5)
+
+    def test_upsampling_and_transposed_convolutions_of_torch_survive_the_way_through_a_file(self):
+        for module, shape in (
+                (nn.Sequential(nn.Upsample(scale_factor=2), nn.ConvTranspose2d(2, 4, 3, 2, 1, 1, groups=2),
+                               nn.Flatten()), (2, 3, 4)),
+                (nn.Sequential(nn.Upsample(7, mode="bilinear"), nn.Flatten()), (2, 3, 4)),
+                (nn.Sequential(nn.ConvTranspose3d(2, 3, 2, (1, 2, 1)), nn.Upsample((4, 3, 5), mode="trilinear"),
+                               nn.Flatten()), (2, 2, 3, 2))):
+            copy, _ = self.round_trip(module, shape)
+            self.assertEqual(list(copy.state_dict()), list(module.state_dict()))
+        for module in (nn.Upsample(7, mode="bicubic"), nn.Upsample(7, mode="bilinear", align_corners=True),
+                       nn.Upsample(scale_factor=1.3, mode="bilinear")):
+            with self.assertRaises(NetworkError):
+                evariste.save_network(nn.Sequential(module, nn.Flatten()), (2, 4, 4), self.folder / "no.toml")
+        self.refuses("less than stride or dilation",
+                     '{ type = "conv_transpose", out = 2, kernel = 3, output_padding = 1 }')
+
+    def test_transposed_steerable_convolutions_have_the_kernels_of_the_others(self):
+        network = self.layers('{ type = "steerable_conv_transpose", group = "C4", out = "2 regular", stride = 2, '
+                              'padding = 1, output_padding = 1 }, { type = "flatten" }', input_shape="[3, 4, 4]")
+        tensors = {"0.weight": torch.randn(2, 18), "0.bias": torch.randn(2), "0.basis": torch.randn(6, 4, 1, 3, 3)}
+        path = self.folder / "steerable.safetensors"
+        save_file(tensors, path)
+        evariste.load_weights(network, path)
+        kernel = torch.einsum("ufn,noiyx->uofiyx", tensors["0.weight"].view(2, 3, 6), tensors["0.basis"])
+        kernel = kernel.reshape(8, 3, 3, 3).transpose(0, 1)
+        x = torch.randn(2, 3, 4, 4)
+        expected = torch.nn.functional.conv_transpose2d(x, kernel, tensors["0.bias"].repeat_interleave(4), 2, 1, 1)
+        torch.testing.assert_close(network(x), expected.flatten(1), rtol=1e-4, atol=1e-4)
+        plain = evariste.plain_network(network)
+        self.assertIs(type(plain[0]), nn.ConvTranspose2d)
+        torch.testing.assert_close(plain(x), network(x), rtol=1e-5, atol=1e-5)
+        self.round_trip(plain, (3, 4, 4))
+        evariste.save_network(network, (3, 4, 4), self.folder / "copy.toml")
+        again = evariste.load_weights(evariste.load_network(self.folder / "copy.toml"), path)
+        torch.testing.assert_close(again(x), network(x))
+
+    def test_restricted_fields_are_rearranged_as_the_weights_file_says(self):
+        network = self.layers('{ type = "restrict", group = "C4", from = "D4", in = ["2 regular", "1 (1,1)"] }, '
+                              '{ type = "steerable_conv", in = ["4 regular", "1 (1)"], out = "1 regular" }, '
+                              '{ type = "flatten" }', input_shape="[18, 3, 3]")
+        basis, order = torch.linalg.qr(torch.randn(8, 8).double()).Q.contiguous(), torch.randperm(18)
+        tensors = {"0.basis_0": basis, "0.basis_1": torch.eye(2, dtype=torch.float64), "0.basis_order": order,
+                   "1.weight": torch.randn(1, 10), "1.bias": torch.randn(1),
+                   "1.basis_0_0": torch.randn(2, 4, 4, 3, 3), "1.basis_0_1": torch.randn(2, 4, 2, 3, 3)}
+        path = self.folder / "w.safetensors"
+        save_file(tensors, path)
+        evariste.load_weights(network, path)
+        x = torch.randn(2, 18, 3, 3)
+        fields = torch.einsum("bfdyx,ed->bfeyx", x[:, :16].unflatten(1, (2, 8)), basis.float()).flatten(1, 2)
+        torch.testing.assert_close(network[0](x), torch.cat([fields, x[:, 16:]], 1)[:, order])
+        evariste.save_network(network, (18, 3, 3), self.folder / "copy.toml")
+        again = evariste.load_weights(evariste.load_network(self.folder / "copy.toml"), path)
+        torch.testing.assert_close(again(x), network(x))
+        self.refuses("known to the C\\+\\+ library only; expected out",
+                     '{ type = "restrict", group = "D1", from = "D4", in = "1 /C2" }', input_shape="[4, 3, 3]")
+        self.layers('{ type = "restrict", group = "D1", from = "D4", in = "1 /C2", out = "2 regular" }, '
+                    '{ type = "flatten" }', input_shape="[4, 3, 3]")
 
     def test_both_readers_know_the_same_keys_and_values(self):
         # tests/nn/network_file_test.cpp holds the other reader to the same file.

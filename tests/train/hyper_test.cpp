@@ -25,6 +25,11 @@ AugmentationOptions some_ranges() {
   return options;
 }
 
+constexpr const char* kDegrees =
+    "{ type = 'steerable_conv', group = 'C4', out = '1 regular', padding = 1, degree = 2 }, "
+    "{ type = 'tanh' }, { type = 'avgpool', kernel = 2 }, { type = 'steerable_conv', out = "
+    "'2 trivial', degree = 1 }, { type = 'flatten' }, { type = 'linear', out = 3 }";
+
 double omega_of(Trainer& trainer) {
   return trainer.network().named_parameters()["0.log_omega"].item<double>();
 }
@@ -84,7 +89,8 @@ TEST_CASE("a training with learnt bandwidths and ranges resumes bit for bit",
   const auto [optimiser, score, kind] =
       GENERATE(Case{"kfac", "evidence", "ranges"}, Case{"kfac", "loss", "ranges"},
                Case{"sgd", "evidence", "omega"}, Case{"sgd", "loss", "omega"},
-               Case{"adam", "evidence", "ranges"}, Case{"kfac", "evidence", "omega"});
+               Case{"adam", "evidence", "ranges"}, Case{"kfac", "evidence", "omega"},
+               Case{"kfac", "evidence", "degree"}, Case{"adam", "loss", "degree"});
   CAPTURE(optimiser, score, kind);
   SmallTraining small;
   small.train.optimiser = optimiser;
@@ -93,10 +99,12 @@ TEST_CASE("a training with learnt bandwidths and ranges resumes bit for bit",
   small.train.hyper.steps = 2;
   small.train.epochs = 4;
   const bool has_ranges = std::string(kind) == "ranges";
+  const bool has_degrees = std::string(kind) == "degree";
+  small.train.hyper.alignment = small.train.hyper.previous = small.train.hyper.uniform = 0.1;
   if (has_ranges)
     small.augmentation = some_ranges();
   else
-    small.layers = kAnchored;
+    small.layers = has_degrees ? kDegrees : kAnchored;
   const TemporaryFolder folder;
   const auto straight = small.make();
   auto resumed = small.make();
@@ -112,7 +120,7 @@ TEST_CASE("a training with learnt bandwidths and ranges resumes bit for bit",
     resumed = small.make();
     resumed->set_state(load_state(folder / "state.pt"));
   }
-  CHECK(straight->symmetry_names().size() == (has_ranges ? 6U : 1U));
+  CHECK(straight->symmetry_names().size() == (has_ranges ? 6U : has_degrees ? 7U : 1U));
   for (size_t i = 0; i < last.size(); ++i) CHECK(last[i] != start[i]);
   CHECK(straight->outcome().symmetry == resumed->outcome().symmetry);
 }
@@ -163,6 +171,41 @@ TEST_CASE("bandwidths climb the evidence and descend the loss", "[train][hyper]"
       learner.descend_loss(*small.likelihood, all, 1e-3);
     CHECK(std::abs(omega_of(*trainer) - omega) == Approx(1e-3).epsilon(1e-3));  // Adam's first
     CHECK(value(score) > before);
+  }
+}
+
+TEST_CASE("penalties hold a degree at the uniform density that the loss alone would leave",
+          "[train][hyper]") {
+  SmallTraining small;
+  small.layers = kDegrees;
+  const auto trainer = small.make();
+  auto& network = trainer->network();
+  const auto degrees = degrees_of(network);
+  REQUIRE(degrees.size() == 2);
+  const auto divergences_after = [&](double weight) {
+    {
+      torch::NoGradGuard no_grad;
+      for (auto& item : network.named_parameters())
+        if (item.key().ends_with("degree")) item.value().zero_();
+    }
+    HyperConfig config;
+    config.score = "loss";
+    config.alignment = config.previous = config.uniform = weight;
+    HyperLearner learner(network, nullptr, config);
+    CHECK(learner.names() == std::vector<std::string>{"0.degree.0", "0.degree.1", "0.degree.2",
+                                                      "0.degree.divergence", "3.degree.0",
+                                                      "3.degree.1", "3.degree.divergence"});
+    CHECK(learner.values().size() == 7);
+    for (const double value : learner.values()) CHECK(std::abs(value) < 1e-12);
+    for (int step = 0; step < 60; ++step) learner.descend_loss(*small.likelihood, small.data, 0.02);
+    std::vector<double> out;
+    for (const auto* degree : degrees) out.push_back(degree->divergence().item<double>());
+    return out;
+  };
+  const auto free = divergences_after(0), held = divergences_after(10);
+  for (size_t i = 0; i < 2; ++i) {
+    CHECK(free[i] > 0.1);
+    CHECK(held[i] < 0.02);
   }
 }
 
