@@ -21,7 +21,9 @@ endfunction()
 # torch's headers take 20 s a file; precompiled once they take four. Most of those are templates that
 # inline functions of the headers name, instantiated in every file: with all of torch/torch.h it is
 # eight, so what only a few files need (torch::autograd::grad, functional, cuda) they include.
-file(WRITE ${PROJECT_BINARY_DIR}/pch.cpp "")
+if(NOT EXISTS ${PROJECT_BINARY_DIR}/pch.cpp)  # written again, it would be newer than all that uses it
+  file(WRITE ${PROJECT_BINARY_DIR}/pch.cpp "")
+endif()
 add_library(evariste_pch OBJECT ${PROJECT_BINARY_DIR}/pch.cpp)
 target_compile_definitions(evariste_pch PRIVATE FMT_HEADER_ONLY TOML_HEADER_ONLY=1)
 target_link_libraries(evariste_pch PRIVATE evariste_flags evariste::torch)

@@ -1,6 +1,7 @@
 #include "experiments/run/run.h"
 
 #include <ATen/Version.h>
+#include <torch/version.h>
 
 #include <chrono>
 #include <fstream>
