@@ -18,9 +18,9 @@ function(evariste_library name)
   set_property(GLOBAL APPEND PROPERTY EVARISTE_LIBRARIES evariste_${name})
 endfunction()
 
-# torch's headers take 20 s a file; precompiled once they take four. Most of those are templates that
-# inline functions of the headers name, instantiated in every file: with all of torch/torch.h it is
-# eight, so what only a few files need (torch::autograd::grad, functional, cuda) they include.
+# torch's headers, precompiled once. GCC instantiates at the end of every file what their inline
+# functions name, so that all of torch/torch.h about doubles the time of a small file: what only a few
+# files need (torch::autograd::grad, functional, cuda) they include.
 if(NOT EXISTS ${PROJECT_BINARY_DIR}/pch.cpp)  # written again, it would be newer than all that uses it
   file(WRITE ${PROJECT_BINARY_DIR}/pch.cpp "")
 endif()

@@ -931,6 +931,14 @@ def _repeat(k, shape, where):
     return Repeat(*layers, times=times), shape
 
 
+def _build_pathway(entry, shape, where):
+    """A layer, or a list of layers in sequence."""
+    if not isinstance(entry, list):
+        return _build(entry, shape, where)
+    layers, out = _build_all(entry, shape, where)
+    return nn.Sequential(*layers), out
+
+
 @_layer("sum", of=REQUIRED, scale=None)
 def _sum(k, shape, where):
     scale, pathways, outs = k["scale"], [], []
@@ -939,11 +947,7 @@ def _sum(k, shape, where):
         _expect(scale != 0, where, "scale", scale, "a number other than 0")
     for i, entry in enumerate(_layers(k["of"], f"{where}.of")):
         at = f"{where}.of[{i}]"
-        if isinstance(entry, list):
-            layers, out = _build_all(entry, shape, at)
-            pathway = nn.Sequential(*layers)
-        else:
-            pathway, out = _build(entry, shape, at)
+        pathway, out = _build_pathway(entry, shape, at)
         pathways.append(pathway)
         outs.append(out)
         if out != outs[0]:
@@ -955,12 +959,7 @@ def _sum(k, shape, where):
 def _concat(k, shape, where):
     pathways, outs = [], []
     for i, entry in enumerate(_layers(k["of"], f"{where}.of")):
-        at = f"{where}.of[{i}]"
-        if isinstance(entry, list):
-            layers, out = _build_all(entry, shape, at)
-            pathway = nn.Sequential(*layers)
-        else:
-            pathway, out = _build(entry, shape, at)
+        pathway, out = _build_pathway(entry, shape, f"{where}.of[{i}]")
         pathways.append(pathway)
         outs.append(out)
         if out[1:] != outs[0][1:]:

@@ -115,6 +115,19 @@ Made make_repeat(Request& r) {
   return std::make_shared<Repeat>(body.layers(), times);
 }
 
+/// Pathway k of "of", a layer or a list of layers, and what comes out of it.
+std::pair<Made, Signal> make_pathway(const Request& r, const toml::node& entry, size_t k) {
+  Signal signal{r.shape, r.fields};
+  const auto place = fmt::format("{}.of[{}]", r.table.place(), k);
+  if (const auto* list = entry.as_array()) {
+    auto path = std::make_shared<Sequential>();
+    build_sequence(*path, *list, place, r.classes, signal);
+    return {path, signal};
+  }
+  Made layer = build_layer(entry, place, r.classes, signal);
+  return {layer, signal};
+}
+
 Made make_sum(Request& r) {
   const auto scale = r.table.number("scale", 0, "a finite number other than 0",
                                     [](double value) { return value != 0; });
@@ -122,15 +135,8 @@ Made make_sum(Request& r) {
   const auto& paths = r.table.layers("of");
   Signal result;
   for (size_t k = 0; k < paths.size(); ++k) {
-    Signal signal{r.shape, r.fields};
-    const auto place = fmt::format("{}.of[{}]", r.table.place(), k);
-    if (const auto* list = paths[k].as_array()) {
-      auto path = std::make_shared<Sequential>();
-      build_sequence(*path, *list, place, r.classes, signal);
-      layer->append(path);
-    } else {
-      layer->append(build_layer(paths[k], place, r.classes, signal));
-    }
+    auto [path, signal] = make_pathway(r, paths[k], k);
+    layer->append(path);
     if (k > 0 && signal.shape != result.shape)
       r.table.fail(fmt::format("pathway {} gives {}, pathway 0 gives {}", k,
                                shape_text(signal.shape), shape_text(result.shape)));
@@ -157,15 +163,8 @@ Made make_concat(Request& r) {
   const auto& paths = r.table.layers("of");
   Signal result;
   for (size_t k = 0; k < paths.size(); ++k) {
-    Signal signal{r.shape, r.fields};
-    const auto place = fmt::format("{}.of[{}]", r.table.place(), k);
-    if (const auto* list = paths[k].as_array()) {
-      auto path = std::make_shared<Sequential>();
-      build_sequence(*path, *list, place, r.classes, signal);
-      layer->append(path);
-    } else {
-      layer->append(build_layer(paths[k], place, r.classes, signal));
-    }
+    auto [path, signal] = make_pathway(r, paths[k], k);
+    layer->append(path);
     if (k == 0) {
       result = signal;
       continue;
