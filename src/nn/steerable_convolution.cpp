@@ -6,6 +6,7 @@
 #include "core/error.h"
 #include "groups/kernel_basis.h"
 #include "nn/field_basis.h"
+#include "nn/field_bias.h"
 
 namespace evariste {
 namespace {
@@ -199,59 +200,34 @@ class SteerableConv<Conv>::Map : public ExpandedBlock<Conv> {
   const Degree* degree_;
 };
 
-/// Of every field one number for each trivial irrep: y[u, o] = sum_t T[o, t] w[u, t]. Where T is
-/// one column of equal entries that is the same number in every channel of a field, and components
-/// are positions as those of the weight are. Otherwise outputs are (u, t), and T has orthonormal
-/// columns.
+/// A bias on one trivial irrep with equal entries in every channel of a field (regular, trivial
+/// fields): the same number in each, and components are positions as those of the weight are.
+/// FieldBias has the others.
 template <class Conv>
-class SteerableConv<Conv>::Bias : public BiasBlock {
+class SteerableConv<Conv>::EvenBias : public BiasBlock {
  public:
-  /// basis: T [d_b, q], undefined for the column of ones.
-  Bias(const Tensor& vector, int64_t fields, int64_t size, const Tensor& basis)
-      : BiasBlock(vector, broadcast(fields * size), Axis::kFirst),
-        fields_(fields),
-        size_(size),
-        basis_(basis) {
-    is_everywhere = !basis.defined();
-  }
+  EvenBias(const Tensor& vector, int64_t fields, int64_t size)
+      : BiasBlock(vector, broadcast(fields * size), Axis::kFirst), fields_(fields), size_(size) {}
 
-  Tensor to_positions(const Tensor& y) const override {
-    const auto each = y.reshape({y.size(0), fields_, size_, -1});
-    if (is_everywhere)  // [1, m, d_b H W, n_b]
-      return each.permute({0, 2, 3, 1}).flatten(1, 2).unsqueeze(0);
-    return each.permute({0, 3, 1, 2})
-        .matmul(basis_.like(y))
-        .flatten(2)
-        .unsqueeze(0);  // [1, m, H W, .]
+  Tensor to_positions(const Tensor& y) const override {  // [1, m, d_b H W, n_b]
+    return y.reshape({y.size(0), fields_, size_, -1})
+        .permute({0, 2, 3, 1})
+        .flatten(1, 2)
+        .unsqueeze(0);
   }
   Tensor from_positions(const Tensor& y, const Tensor& x) const override {
-    if (!is_everywhere) return embedded(y[0]).transpose(1, 2).flatten(1);
     if (y.size(2) == 1) return BiasBlock::from_positions(y, x);  // one for all
     return y[0].unflatten(1, {size_, -1}).permute({0, 3, 1, 2}).flatten(1);
   }
   Tensor apply(const Tensor& matrix, const Tensor& x) const override {
-    return BiasBlock::apply(embedded(matrix.reshape({1, -1})), x);
+    return BiasBlock::apply(matrix.reshape({1, -1}).repeat_interleave(size_, -1), x);
   }
 
  private:
-  Tensor embedded(const Tensor& outputs) const {  // [.., n_b q] -> [.., n_b d_b]
-    if (is_everywhere) return outputs.repeat_interleave(size_, -1);
-    return outputs.unflatten(-1, {fields_, -1}).matmul(basis_.like(outputs).t()).flatten(-2);
-  }
-
   int64_t fields_, size_;
-  Converted basis_;
 };
 
 namespace {
-
-/// Columns of Q that belong to trivial irreps: [d, q].
-Matrix trivial_columns(const Representation& rho) {
-  std::vector<int> columns;
-  for (size_t i = 0; i < rho.irreps().size(); ++i)
-    if (rho.irreps()[i].is_trivial) columns.push_back(rho.offset(i));
-  return rho.basis()(Eigen::all, columns);
-}
 
 /// Which kernels a layer has: those of one irrep, or of all up to a band.
 struct Chosen {
@@ -436,12 +412,15 @@ SteerableConv<Conv>::SteerableConv(const FieldType& in, const FieldType& out,
     part.map->feature_power = feature_power;
     const auto trivial = trivial_columns(kind.representation);
     if (options.bias && has_trivial && trivial.cols() > 0) {
-      part.bias = std::make_unique<Bias>(
-          this->register_parameter("bias" + suffix, torch::zeros({kind.count * trivial.cols()})),
-          kind.count, kind.representation.size(),
-          is_one_of_equal_entries(trivial)
-              ? Tensor()
-              : this->register_buffer("bias_basis" + suffix, as_tensor(trivial)));
+      const auto size = kind.representation.size();
+      const auto vector =
+          this->register_parameter("bias" + suffix, torch::zeros({kind.count * trivial.cols()}));
+      if (is_one_of_equal_entries(trivial))
+        part.bias = std::make_unique<EvenBias>(vector, kind.count, size);
+      else
+        part.bias = std::make_unique<FieldBias>(
+            vector, kind.count, this->register_buffer("bias_basis" + suffix, as_tensor(trivial)),
+            broadcast(kind.count * size));
       part.map->bias = part.bias.get();
     }
     part.first = channel, part.channels = kind.channels();

@@ -76,10 +76,10 @@ class SteerableConv : public Layer, public HasDegree {
 
  private:
   class Map;
-  class Bias;
+  class EvenBias;
   struct Part {  // one kind of output
     std::unique_ptr<Map> map;
-    std::unique_ptr<Bias> bias;
+    std::unique_ptr<BiasBlock> bias;
     int64_t first, channels;
   };
   Tensor kernel() const;
