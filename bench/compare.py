@@ -30,7 +30,9 @@ from pathlib import Path
 import targets
 
 ROOT = Path(__file__).resolve().parents[1]
-SIZES = {"mlp": (2000, 250), "cnn": (1000, 125), "resnet8": (250, 50), "wrn16_4": (32, 8)}
+SIZES = {"mlp": (2000, 250), "mlp1024": (1000, 250), "lenet": (1000, 250), "cnn": (1000, 125),
+         "resnet8": (250, 50), "resnet20": (100, 50), "fixup18": (60, 20), "allcnn": (40, 20),
+         "wrn16_4": (32, 8)}  # samples, in chunks of
 # stage of ours -> (peer, the same stage there)
 PEERS = {
     "plain": [("torch", "plain")],

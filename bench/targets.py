@@ -11,7 +11,8 @@ import json
 import statistics
 import sys
 
-MLP, CONVOLUTIONS = ("mlp",), ("cnn", "resnet8", "wrn16_4")
+MLP = ("mlp", "mlp1024")
+CONVOLUTIONS = ("lenet", "cnn", "resnet8", "resnet20", "fixup18", "allcnn", "wrn16_4")
 ALL = MLP + CONVOLUTIONS
 DEFAULT = "laplace curvlinops"  # the backend that laplace-torch takes unless told
 # quantity, stage, networks, must, good, the one peer (None: the best)
