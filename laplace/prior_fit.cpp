@@ -235,23 +235,27 @@ void set_noise(Gaussian& likelihood, Fit& fit, int64_t outputs, double noise) {
   fit.log_likelihood = fit.normaliser - squares / (2 * noise * noise);
 }
 
+double noise_step(const Gaussian& likelihood, const Fit& fit, int64_t outputs,
+                  double effective_dimension, double temperature) {
+  const auto count = static_cast<double>(fit.curvature->samples() * outputs);
+  const double free = count - effective_dimension;
+  if (!(free > 0))
+    throw NumericalError(
+        fmt::format("noise: {} effective parameters leave no degree of freedom of {} observations",
+                    effective_dimension, count));
+  return std::sqrt(residual_squares(likelihood, fit) / (temperature * free));
+}
+
 double fit_noise(Gaussian& likelihood, const Priors& priors, Fit& fit, int64_t outputs,
                  double temperature, bool fit_priors) {
   auto& curvature = *fit.curvature;
-  const auto count = static_cast<double>(curvature.samples() * outputs);
-  const double squares = residual_squares(likelihood, fit);
   for (int i = 0; i < 200; ++i) {
     curvature.set_scale(likelihood.curvature_scale() / temperature);
     if (fit_priors) fit_priors_newton(priors, curvature);
     double effective = 0;
     for (const auto& block : curvature.log_det(precisions_of(priors, curvature)))
       effective += block.effective;
-    const double free = count - effective;
-    if (!(free > 0))
-      throw NumericalError(fmt::format(
-          "noise: {} effective parameters leave no degree of freedom of {} observations", effective,
-          count));
-    const double next = std::sqrt(squares / (temperature * free));
+    const double next = noise_step(likelihood, fit, outputs, effective, temperature);
     const bool still = std::abs(std::log(next / likelihood.noise())) < 1e-12;
     set_noise(likelihood, fit, outputs, next);
     if (still) break;

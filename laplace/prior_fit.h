@@ -67,7 +67,12 @@ void set_noise(Gaussian& likelihood, Fit& fit, int64_t outputs, double noise);
 double noise_gradient(double residual_squares, int64_t samples, int64_t outputs, double noise,
                       double effective_dimension, double temperature = 1.0);
 
-/// Fixed point of noise and priors together: sigma^2 <- S/(N C - gamma), priors by Newton, until
+/// MacKay's step: sigma^2 <- S/((N C - gamma) tau), for gamma effective parameters. Throws
+/// NumericalError where they leave no degree of freedom. Returns sigma and sets nothing.
+double noise_step(const Gaussian& likelihood, const Fit& fit, int64_t outputs,
+                  double effective_dimension, double temperature = 1.0);
+
+/// Fixed point of noise and priors together: `noise_step`, priors by Newton, until
 /// both stand still. Returns sigma; likelihood and fit keep it. To be called online: a noise fitted
 /// after the weights is far too large.
 double fit_noise(Gaussian& likelihood, const Priors& priors, Fit& fit, int64_t outputs,

@@ -38,6 +38,8 @@ void expect_valid(const TrainConfig& t) {
   expect_at_least("train.hyper.steps", h.steps, 1);
   expect_at_least("train.hyper.samples", h.samples, 0);
 
+  expect_positive("train.noise.start", t.noise.start);
+
   const auto& k = t.kfac;
   expect_positive("train.kfac.lr", k.lr);
   expect(k.momentum >= 0 && k.momentum < 1, "train.kfac.momentum", "0 or more and below 1",

@@ -80,6 +80,20 @@ struct HyperConfig {
   }
 };
 
+/// Standard deviation of what is measured about the network's outputs, of regression.
+struct NoiseConfig {
+  double start = 0.3;
+  bool learn = true;
+
+  template <class Visitor>
+  void visit(Visitor&& field) {
+    field("start", start, "its first value, in the units of the targets");
+    field("learn", learn,
+          "the evidence moves it behind each refresh but those of the last prior.settle epochs "
+          "(MacKay 1992); where the prior is held (prior.update none), so is it");
+  }
+};
+
 struct TrainConfig {
   int64_t epochs = 24, batch = 125, burn_in = 2, test_samples = 1000, evaluation_batch = 500;
   double burn_in_lr = 0.02, burn_in_decay = 0.01, lr = 0.05, lr_end = 0;
@@ -89,6 +103,7 @@ struct TrainConfig {
   RefreshConfig refresh;
   KfacConfig kfac;
   HyperConfig hyper;
+  NoiseConfig noise;
 
   template <class Visitor>
   void visit(Visitor&& field) {
@@ -104,15 +119,17 @@ struct TrainConfig {
         "highest evidence if they still have more of it",
         {"last", "best"});
     field("burn_in", burn_in, "epochs of SGD before K-FAC, with little prior");
-    field("burn_in_lr", burn_in_lr, "step size of the burn-in, cosine");
+    field("burn_in_lr", burn_in_lr,
+          "step size of the burn-in, cosine; of a regression down half the squared error");
     field("burn_in_decay", burn_in_decay, "part of the prior that acts in the burn-in");
-    field("lr", lr, "step size of sgd and adam, cosine");
+    field("lr", lr, "step size of sgd and adam, cosine; of sgd as that of the burn-in");
     field("lr_end", lr_end, "its last value");
     field("test_samples", test_samples, "test images looked at in each epoch; the end takes all");
     field("evaluation_batch", evaluation_batch, "images per forward pass without steps");
     field("refresh", refresh, "the curvature");
     field("kfac", kfac, "the preconditioned step");
     field("hyper", hyper, "bandwidths, degrees and augmentation ranges");
+    field("noise", noise, "of tasks whose targets are numbers");
   }
 };
 

@@ -103,12 +103,7 @@ Trainer::Trainer(std::shared_ptr<Network> network, std::shared_ptr<Likelihood> l
   network_->eval();
   expect_trainable(*network_, *likelihood_, config_, train_.count());
   if (processes_) expect_shareable(config_, train_.count(), test_.count(), processes_->size());
-  {
-    torch::NoGradGuard no_grad;
-    const auto f = network_->forward(network_->zeros(1));
-    best_loss_ = -likelihood_->normaliser(f).sum().item<double>();
-  }
-  label_entropy_ = -likelihood_->baseline(train_.y, network_->outputs());
+  measure_losses();
   if (config_.optimiser == "kfac") {
     kfac_ = std::make_unique<KfacStep>(blocks_, config_.kfac);
     prior_factor_ = prior_config_.ramp;
@@ -119,6 +114,19 @@ Trainer::Trainer(std::shared_ptr<Network> network, std::shared_ptr<Likelihood> l
       for (const auto& moment : first_moments_) second_moments_.push_back(moment.clone());
   }
   start_ = state();
+}
+
+/// Both depend on the noise of a regression.
+void Trainer::measure_losses() {
+  torch::NoGradGuard no_grad;
+  const auto f = network_->forward(network_->zeros(1));
+  best_loss_ = -likelihood_->normaliser(f).sum().item<double>();
+  label_entropy_ = -likelihood_->baseline(train_.y, network_->outputs());
+}
+
+double Trainer::noise() const {
+  const auto* gaussian = dynamic_cast<const Gaussian*>(likelihood_.get());
+  return gaussian ? gaussian->noise() : std::numeric_limits<double>::quiet_NaN();
 }
 
 std::vector<std::string> Trainer::block_names() const {
@@ -219,6 +227,22 @@ double Trainer::hyper_rate() const {
   return rate_factor_ * (h.lr_end + 0.5 * (h.lr - h.lr_end) * (1 + std::cos(std::numbers::pi * t)));
 }
 
+/// No further in one refresh than a prior goes: prior.trust bounds a change of log 1/sigma^2 too.
+/// Factored curvature may count more effective parameters than there are targets; the evidence then
+/// grows with the noise.
+void Trainer::learn_noise(Fit& fit, double effective_dimension) {
+  auto* gaussian = dynamic_cast<Gaussian*>(likelihood_.get());
+  if (!gaussian || !config_.noise.learn) return;
+  const double now = gaussian->noise(), bound = std::exp(0.5 * prior_config_.trust);
+  const auto targets = static_cast<double>(fit.curvature->samples() * network_->outputs());
+  const double next = effective_dimension < targets
+                          ? noise_step(*gaussian, fit, network_->outputs(), effective_dimension)
+                          : now * bound;
+  set_noise(*gaussian, fit, network_->outputs(), std::clamp(next, now / bound, now * bound));
+  curvature_->set_scale(gaussian->curvature_scale());
+  measure_losses();
+}
+
 void Trainer::learn_by_evidence() {
   const auto stream = stream_.split("hyper").split(static_cast<uint64_t>(epoch_));
   for (int64_t step = 0; step < config_.hyper.steps; ++step) {
@@ -263,7 +287,7 @@ void Trainer::refresh(EpochRecord& record) {
   const std::string update = moves_priors() ? prior_config_.update : "none";
   const bool checks = refreshes_ % config_.refresh.checks_every == 0;
   options.bases = kfac_ != nullptr || checks || update == "profile";
-  const auto fit = fit_curvature(*network_, *likelihood_, data, options);
+  auto fit = fit_curvature(*network_, *likelihood_, data, options);
   curvature_ = fit.curvature;
   record.evidence = evaluate_evidence(fit, *likelihood_, priors_);
   keep_good_state(fit.log_likelihood / static_cast<double>(train_.count()));
@@ -295,6 +319,9 @@ void Trainer::refresh(EpochRecord& record) {
   } else if (update == "adam") {
     adam_prior_.step(priors_, *curvature_);
   }
+  // Not only once the fit has begun: where a network cannot fit, its noise has to say so.
+  if (prior_config_.update != "none" && epoch_ < config_.epochs - prior_config_.settle)
+    learn_noise(fit, record.evidence->effective_dimension());
   if (hyper_.learns_by_evidence() && moves_priors()) learn_by_evidence();
 }
 
@@ -344,6 +371,8 @@ double Trainer::first_order_epoch(const Tensor& order) {
   torch::NoGradGuard no_grad;
   const bool burn_in = kfac_ != nullptr;
   const bool adam = config_.optimiser == "adam";
+  // Gradients of a regression grow as 1/sigma^2: a step is one down the squared error.
+  const double unit = adam && !burn_in ? 1.0 : 1 / likelihood_->curvature_scale();
   const auto precisions = pulls();
   const auto per_epoch = train_.count() / config_.batch;
   const auto n = static_cast<double>(train_.count());
@@ -360,8 +389,9 @@ double Trainer::first_order_epoch(const Tensor& order) {
     const auto part = seen(batch);
     const auto step = epoch_ * per_epoch + i;
     const double lr =
-        burn_in ? cosine_rate(config_.burn_in_lr, 0, step, config_.burn_in * per_epoch)
-                : cosine_rate(config_.lr, config_.lr_end, step, config_.epochs * per_epoch);
+        unit * (burn_in
+                    ? cosine_rate(config_.burn_in_lr, 0, step, config_.burn_in * per_epoch)
+                    : cosine_rate(config_.lr, config_.lr_end, step, config_.epochs * per_epoch));
     Tape tape;
     const auto f = network_->forward(part.x, &tape);
     const double loss = part.sum(-likelihood_->log_density(f, part.y).sum().item<double>());
@@ -487,15 +517,16 @@ void Trainer::evaluate(EpochRecord& record) {
   const auto metrics = plug_in_metrics(
       *network_, *likelihood_, first_of(test_, config_.test_samples), config_.evaluation_batch);
   record.test_accuracy = metrics.accuracy;
+  record.test_rmse = metrics.rmse;
   record.test_nll = metrics.nll;
-  record.train_accuracy =
-      plug_in_metrics(*network_, *likelihood_, first_of(train_, config_.test_samples),
-                      config_.evaluation_batch)
-          .accuracy;
+  const auto on_train = plug_in_metrics(
+      *network_, *likelihood_, first_of(train_, config_.test_samples), config_.evaluation_batch);
+  record.train_accuracy = on_train.accuracy, record.train_rmse = on_train.rmse;
   record.shares_variance =
       variance_shares(*network_, layers_, first_of(test_, 500), config_.evaluation_batch);
   if (record.evidence) record.shares_effective = effective_shares(*record.evidence, layers_);
   record.symmetry = hyper_.values();
+  record.noise = noise();
 }
 
 /// What a refresh finds, before its own update, is what its evidence is of.

@@ -26,12 +26,15 @@ namespace evariste {
 
 struct EpochRecord {
   int64_t epoch = 0;  ///< 1 for the first
-  double train_loss = 0, train_accuracy = 0, test_accuracy = 0, test_nll = 0;
+  double train_loss = 0, test_nll = 0;
+  double train_accuracy = 0, test_accuracy = 0;  ///< NaN for regression
+  double train_rmse = 0, test_rmse = 0;          ///< NaN but for regression
   double learning_rate = 0, damping = 0, prior_factor = 1;
   std::optional<Evidence> evidence;  ///< in epochs with a refresh
   std::optional<Checks> checks;      ///< in some of them
   std::vector<std::vector<double>> shares_variance, shares_effective;
   std::vector<double> symmetry;  ///< bandwidths and augmentation ranges, as Trainer names them
+  double noise = 0;              ///< standard deviation, NaN but for regression
 };
 
 /// Throws UsageError where a training of `network` on so many images cannot work: naming the key,
@@ -60,7 +63,8 @@ class Trainer {
  public:
   /// `prior` is the table [prior]: `type` and the keys of that type. Data stay on one device; all
   /// of them in each of several `processes`, which outlive the trainer. With an `augmentation` the
-  /// network's outputs are means over its copies of an image, in training as in tests.
+  /// network's outputs are means over its copies of an image, in training as in tests. The noise of
+  /// a Gaussian likelihood is moved as train.noise says, from what the likelihood has.
   Trainer(std::shared_ptr<Network> network, std::shared_ptr<Likelihood> likelihood, Samples train,
           Samples test, TrainConfig config, PriorUpdateConfig prior_config,
           const toml::table& prior, const Stream& stream, Log& log,
@@ -77,6 +81,9 @@ class Trainer {
 
   Network& network() { return *network_; }
   const Priors& priors() const { return priors_; }
+  const Likelihood& likelihood() const { return *likelihood_; }
+  /// Standard deviation of a Gaussian likelihood, NaN of others.
+  double noise() const;
   const std::vector<PathwayLayer>& layers() const { return layers_; }
   std::vector<std::string> block_names() const;
   /// Of what is learnt besides weights and priors.
@@ -95,6 +102,8 @@ class Trainer {
   Samples refresh_samples(int64_t count, const Stream& stream) const;
   void refresh(EpochRecord& record);
   bool moves_priors() const;
+  void learn_noise(Fit& fit, double effective_dimension);
+  void measure_losses();
   void learn_by_evidence();
   void learn_by_loss(const Samples& batch);
   double hyper_rate() const;

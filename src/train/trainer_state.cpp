@@ -19,9 +19,10 @@ const Tensor& found_in(const State& state, const std::string& name) {
 
 }  // namespace
 
-/// Weights, priors and symmetries.
+/// Weights, priors, symmetries and noise.
 State Trainer::learnt() const {
   auto state = hyper_.state();
+  if (likelihood_->is_regression()) state["noise"] = torch::tensor(noise(), torch::kFloat64);
   for (const auto* block : blocks_) state["weight." + block->name] = kept(block->weight());
   for (size_t m = 0; m < priors_.size(); ++m)
     for (const auto& [name, tensor] : priors_[m].hyperparameters())
@@ -37,6 +38,10 @@ void Trainer::set_learnt(const State& state) {
     for (const auto& [name, tensor] : priors_[m].hyperparameters())
       Tensor(tensor).copy_(at("prior." + blocks_[m]->name + "." + name));
   hyper_.set_state(state);
+  if (auto* gaussian = dynamic_cast<Gaussian*>(likelihood_.get())) {
+    gaussian->set_noise(at("noise").item<double>());
+    measure_losses();
+  }
 }
 
 State Trainer::state() const {

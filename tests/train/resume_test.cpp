@@ -52,6 +52,31 @@ TEST_CASE("saving and loading after every epoch changes no bit", "[train][resume
   CHECK(a.test.nll == b.test.nll);
 }
 
+TEST_CASE("a regression is resumed with its noise, bit for bit", "[train][resume]") {
+  SmallTraining small;
+  small.data.y = torch::one_hot(small.data.y, 3).to(torch::kFloat64);
+  small.test.y = torch::one_hot(small.test.y, 3).to(torch::kFloat64);
+  small.train.refresh.every = GENERATE(1, 2);
+  small.train.keep = GENERATE("last", "best");
+  const auto make = [&] {
+    small.likelihood = std::make_shared<Gaussian>(0.5);
+    return small.make();
+  };
+  const auto straight = make();
+  auto resumed = make();
+  while (!straight->is_done()) {
+    CHECK(numbers_of(resumed->run_epoch()) == numbers_of(straight->run_epoch()));
+    const auto state = resumed->state();
+    resumed = make();
+    resumed->set_state(state);
+    CHECK(resumed->noise() == straight->noise());
+  }
+  CHECK(straight->noise() != 0.5);
+  expect_same(resumed->state(), straight->state());
+  CHECK(resumed->outcome().test.nll == straight->outcome().test.nll);
+  CHECK(resumed->noise() == straight->noise());
+}
+
 TEST_CASE("a training resumes into a recovery as it would have gone through it",
           "[train][resume]") {
   SmallTraining small;

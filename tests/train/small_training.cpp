@@ -1,5 +1,7 @@
 #include "tests/train/small_training.h"
 
+#include <cmath>
+
 namespace evariste {
 
 Samples pattern_images(int64_t n, uint64_t seed) {
@@ -47,6 +49,9 @@ std::vector<double> numbers_of(const EpochRecord& r) {
                              r.train_accuracy,
                              r.test_accuracy,
                              r.test_nll,
+                             r.train_rmse,
+                             r.test_rmse,
+                             r.noise,
                              r.learning_rate,
                              r.damping,
                              r.prior_factor,
@@ -60,6 +65,8 @@ std::vector<double> numbers_of(const EpochRecord& r) {
   if (r.checks) out.insert(out.end(), {r.checks->newton_decrement, r.checks->linearised_gap});
   for (const auto* shares : {&r.shares_variance, &r.shares_effective})
     for (const auto& layer : *shares) out.insert(out.end(), layer.begin(), layer.end());
+  for (auto& number : out)
+    if (std::isnan(number)) number = -1e300;  // NaN is not equal to itself
   return out;
 }
 

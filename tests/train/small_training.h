@@ -37,7 +37,7 @@ struct SmallTraining {
 /// Images [n, 1, 6, 6] of three classes, each a pattern of its own plus noise.
 Samples pattern_images(int64_t n, uint64_t seed);
 
-/// Every number of a record, NaN where there is none.
+/// Every number of a record, -1e300 where there is none.
 std::vector<double> numbers_of(const EpochRecord& record);
 
 /// log precision of each block's prior.
