@@ -16,7 +16,7 @@ from layerwise_runs import by_task
 PATHWAY_COLORS = {"conv": "#2f6db5", "fc": "#e2803a"}
 MEMBER_COLORS = {"evidence": "#222222", "map": "#8f8f8f", "conv": "#2f6db5", "fc": "#e2803a",
                  "unit": "#7a57a8", "map-unit": "#b9a5d3", "sgd": "#3f9a63", "rpp": "#8a6d3b"}
-SPARE_COLORS = ["#7a57a8", "#3f9a63", "#b04a5a"]
+SPARE_COLORS = ["#7a57a8", "#3f9a63", "#b04a5a", "#c9a227", "#3f93a8"]
 PASS, FAIL = "#2e9e4f", "#c8372d"
 TITLES = {"digit": "digit-MNIST: the label ignores the position",
           "quadrant": "quadrant-MNIST: the label needs the position"}
@@ -44,7 +44,7 @@ def all_members(runs):
 
 
 def percent(share):
-    return f"{100 * share:.0f} %" if 0.05 < share < 0.95 else f"{100 * share:.1f} %"
+    return f"{100 * share:.0f} %" if 0.05 < share < 0.95 or share > 0.9995 else f"{100 * share:.1f} %"
 
 
 def say_empty(ax, what):
@@ -209,10 +209,10 @@ def plot_bars(ax, runs, number, title, text, limit=None):
         passed = [run.final(member, "believable") for run in runs if member in run.members]
         if number == "log_evidence_per_datum" and np.isfinite(passed).any():
             mark = ("✓", PASS) if np.nanmin(passed) > 0 else ("✗", FAIL)
-            ax.annotate(mark[0], (values.max(), i), (4, 0), textcoords="offset points",
+            ax.annotate(mark[0], (max(0, values.max()), i), (4, 0), textcoords="offset points",
                         va="center", color=mark[1], fontweight="bold")
             label = "    " + label
-        ax.annotate(label, (values.max(), i), (4, 0), textcoords="offset points", va="center",
+        ax.annotate(label, (max(0, values.max()), i), (4, 0), textcoords="offset points", va="center",
                     fontsize=8.5)
         if len(values) > 1:
             ax.plot(values, np.full(len(values), i), "o", ms=3, mfc="white", mec="0.2", mew=0.7)
@@ -221,7 +221,8 @@ def plot_bars(ax, runs, number, title, text, limit=None):
     ax.set_ylim(len(members) - 0.45, -0.55)
     ax.tick_params(axis="y", length=0)
     ax.set_title(title)
-    ax.set_xlim(0, limit if limit else ax.get_xlim()[1] * 1.45)
+    low, high = ax.get_xlim()
+    ax.set_xlim(min(0, low), limit if limit else high * 1.45 if low >= 0 else high + 0.45 * (high - low))
 
 
 def draw_task(figure, spec, runs):
@@ -253,10 +254,14 @@ def draw_task(figure, spec, runs):
         ax.set_xlabel("epoch")
 
     cells = rows[3].subgridspec(1, 3, wspace=0.1)
-    accuracy, nll, evidence = (figure.add_subplot(cell) for cell in cells)
-    plot_bars(accuracy, runs, "accuracy", "test accuracy", lambda v: f"{100 * v:.1f} %", 1.4)
-    accuracy.xaxis.set_major_formatter(PercentFormatter(1.0))
-    accuracy.set_xticks([0, 0.5, 1])
+    quality, nll, evidence = (figure.add_subplot(cell) for cell in cells)
+    if runs[0].is_regression:
+        plot_bars(quality, runs, "rmse", "test RMSE", lambda v: f"{v:.3g}")
+        quality.xaxis.set_major_locator(MaxNLocator(4, prune="upper"))
+    else:
+        plot_bars(quality, runs, "accuracy", "test accuracy", lambda v: f"{100 * v:.1f} %", 1.4)
+        quality.xaxis.set_major_formatter(PercentFormatter(1.0))
+        quality.set_xticks([0, 0.5, 1])
     plot_bars(nll, runs, "nll", "test NLL (nats)", lambda v: f"{v:.3f}")
     plot_bars(evidence, runs, "log_evidence_per_datum", "−log q / N (nats)", lambda v: f"{v:.3f}")
     for ax in (nll, evidence):

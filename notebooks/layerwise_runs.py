@@ -29,6 +29,7 @@ PATHWAY_TITLES = {"fc": "FC", "conv": "CONV", "factored_fc": "F-FC", "sparse_fc"
                   "sparse_conv": "S-CONV", "group_conv": "GCONV"}
 TRACE_OF = {  # number of the table -> column of the trace that shows it during training
     "accuracy": "test_accuracy",
+    "rmse": "test_rmse",
     "nll": "test_nll",
     "log_evidence_per_datum": "log_evidence",
     "newton_decrement": "newton_decrement",
@@ -66,6 +67,11 @@ class Run:
     @property
     def is_finished(self):
         return self.attributes["status"] == "finished"
+
+    @property
+    def is_regression(self):
+        trace = self.groups.get("/trace")
+        return trace is not None and "test_rmse" in trace
 
     @property
     def table(self):

@@ -347,11 +347,12 @@ void expect_valid(const RunConfig& config) {
     const auto member = make_member(config, name);
     int64_t classes = 0;
     for (const auto& task : config.tasks)
-      classes = std::max(classes, task_classes(task, config.data.set));
-    if (has_volumes(config.data.set) && (member.train.flip_crop || member.augmentation.copies > 0))
+      classes = std::max(classes, task_outputs(task, config.data.set));
+    if (sample_kind(config.data.set) != SampleKind::kImage &&
+        (member.train.flip_crop || member.augmentation.copies > 0))
       throw UsageError(
           fmt::format("control {}: flips, crops and copies are of images, not of the "
-                      "volumes of {}",
+                      "samples of {}",
                       name, config.data.set));
     const auto network = build_network(member.network, network_place(config.network), classes);
     for (const auto& task : config.tasks) expect_input(task, config.data.set, network->input());
@@ -372,16 +373,18 @@ void expect_valid(const RunConfig& config) {
   for (const auto& name : members) {
     const auto member = make_member(config, name);
     for (const auto& task : config.tasks) {
-      const auto classes = task_classes(task, config.data.set);
+      const auto classes = task_outputs(task, config.data.set);
+      const auto likelihood = task_likelihood(task, member.train);
       const auto of_task = build_network(member.network, network_place(config.network), classes);
-      if (of_task->outputs() < classes)
-        throw UsageError(
-            fmt::format("network: expected an output for each label of {} ({}), found {}", task,
-                        classes, of_task->outputs()));
+      if (of_task->outputs() < classes ||
+          (likelihood->is_regression() && of_task->outputs() > classes))
+        throw UsageError(fmt::format("network: expected an output for each {} of {} ({}), found {}",
+                                     likelihood->is_regression() ? "target" : "label", task,
+                                     classes, of_task->outputs()));
       of_task->eval();
       const auto trained =
           member.augmentation.copies > 0 ? std::make_shared<AveragedNetwork>(*of_task) : of_task;
-      expect_trainable(*trained, Softmax(), member.train, config.data.train);
+      expect_trainable(*trained, *likelihood, member.train, config.data.train);
     }
   }
 }

@@ -72,11 +72,11 @@ struct RunConfig {
     field("tasks", tasks,
           "digit: the label ignores the position; quadrant: it needs it; or the data set upright, "
           "rotated (by up to 180 degrees), half-rotated (90), turned (by quarter turns), turn (the "
-          "label "
-          "is digit and turn), translated, scaled, pairs-C1, -C4, -SO2, -D1, -D4, -O2 (two digits, "
-          "each "
-          "moved by an element of the group); solids of shapes are upright, turned (by "
-          "rotations of the cube), rotated (any) or mirrored (reflected too)");
+          "label is digit and turn), translated, scaled, pairs-C1, -C4, -SO2, -D1, -D4, -O2 (two "
+          "digits, each moved by an element of the group); angle: cosine and sine of the angle by "
+          "which an image was rotated; solids of shapes are upright, turned (by rotations of the "
+          "cube), rotated (any) or mirrored (reflected too); of vectors norm, cosine (of their "
+          "angle) or norm-cosine");
     field("controls", controls,
           "trainings beside the evidence's: map, conv, fc, unit, sgd, map-unit, or a [variant.*]");
     field(

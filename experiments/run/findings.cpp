@@ -82,7 +82,7 @@ class Claim {
 
 std::string all_trainings(const std::vector<Run>& runs, int64_t first_seed) {
   std::string out =
-      "| seed | network | accuracy % | test NLL | log q/N | plain KFAC | decrement | gap | checks "
+      "| seed | network | test | test NLL | log q/N | plain KFAC | decrement | gap | checks "
       "| "
       "conv share per layer | seconds |\n|---|---|---|---|---|---|---|---|---|---|---|\n";
   for (size_t s = 0; s < runs.size(); ++s)
@@ -90,8 +90,8 @@ std::string all_trainings(const std::vector<Run>& runs, int64_t first_seed) {
       const auto* r = find(runs[s], member);
       if (!r) continue;
       out += fmt::format(
-          "| {} | {} | {:.2f} | {:.3f} | {:.3f} | {:.3f} | {:.3f} | {:+.2f} | {} | {} | {:.0f} |\n",
-          first_seed + static_cast<int64_t>(s), member_title(runs, member), 100 * r->accuracy,
+          "| {} | {} | {} | {:.3f} | {:.3f} | {:.3f} | {:.3f} | {:+.2f} | {} | {} | {:.0f} |\n",
+          first_seed + static_cast<int64_t>(s), member_title(runs, member), quality_text(*r),
           r->nll, r->per_datum(r->log_evidence), r->per_datum(r->plain_log_evidence), r->decrement,
           r->gap, r->believable ? "pass" : (r->alive ? "FAIL" : "dead"),
           share_text(shares_of(*r, "conv")), r->seconds);

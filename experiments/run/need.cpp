@@ -27,19 +27,22 @@ struct Work {
 Work work_of(const RunConfig& config, const Member& member) {
   Work work;
   const auto& train = member.train;
+  const auto& task = config.tasks[0];
   const auto network =
-      build_network(member.network, "[network]", task_classes(config.tasks[0], config.data.set));
+      build_network(member.network, "[network]", task_outputs(task, config.data.set));
   network->eval();
   for (const auto& p : network->parameters()) work.parameters += p.numel();
 
   auto shape = network->input();
   shape.insert(shape.begin(), train.evaluation_batch);
-  const Softmax likelihood;
+  const auto likelihood = task_likelihood(task, train);
   const auto n = static_cast<double>(train.evaluation_batch);
   const Samples images{torch::zeros({1}).expand(shape),
-                       torch::zeros({train.evaluation_batch}, torch::kInt64)};
+                       likelihood->is_regression()
+                           ? torch::zeros({train.evaluation_batch, network->outputs()})
+                           : torch::zeros({train.evaluation_batch}, torch::kInt64)};
   const auto plan = [&](const CurvatureOptions& options) {
-    return plan_curvature(*network, likelihood, images, options);
+    return plan_curvature(*network, *likelihood, images, options);
   };
   CurvatureOptions gradients;
   gradients.structure = Structure::kDiag;

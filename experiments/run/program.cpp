@@ -143,7 +143,7 @@ int run(const Experiment& experiment, int argc, char** argv) {
   write_atomically(summary_file, summary);
   const auto report =
       config.report
-          ? make_report(cli.config.stem().string(),
+          ? make_report(cli.config.stem().string(), experiment.first,
                         name == cli.preset ? out : std::filesystem::path(), folders, cli.quiet)
           : std::string();
   throw_if_interrupted();

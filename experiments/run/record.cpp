@@ -18,8 +18,14 @@ Recorder::Recorder(RunFile& run, const std::string& prefix, const Trainer& train
     trace_.emplace_back(name, run.series(trace + name, {trace_epoch_}, long_name, units));
   };
   add("train_loss", "mean -log p over the epoch's steps", "nats");
-  add("train_accuracy", "accuracy on a part of the training set", "1");
-  add("test_accuracy", "accuracy on a part of the test set", "1");
+  if (trainer.likelihood().is_regression()) {
+    add("train_rmse", "root of the mean squared error on a part of the training set", "1");
+    add("test_rmse", "root of the mean squared error on a part of the test set", "1");
+    add("noise", "standard deviation of the targets about the outputs", "1");
+  } else {
+    add("train_accuracy", "accuracy on a part of the training set", "1");
+    add("test_accuracy", "accuracy on a part of the test set", "1");
+  }
   add("test_nll", "mean -log p on a part of the test set", "nats");
   add("log_evidence", "Laplace log evidence", "nats");
   add("log_likelihood", "sum of log p over the training set", "nats");
@@ -76,6 +82,9 @@ void Recorder::append(const EpochRecord& r, double wall_seconds,
       {"train_loss", r.train_loss},
       {"train_accuracy", r.train_accuracy},
       {"test_accuracy", r.test_accuracy},
+      {"train_rmse", r.train_rmse},
+      {"test_rmse", r.test_rmse},
+      {"noise", r.noise},
       {"test_nll", r.test_nll},
       {"log_evidence", e ? e->log_evidence : kNaN},
       {"log_likelihood", e ? e->log_likelihood : kNaN},

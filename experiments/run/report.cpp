@@ -29,8 +29,8 @@ bool is_fresh(const std::vector<fs::path>& targets, const std::vector<fs::path>&
 
 }  // namespace
 
-std::string make_report(const std::string& experiment, const fs::path& out,
-                        const std::vector<fs::path>& folders, bool quiet) {
+std::string make_report(const std::string& experiment, const std::string& otherwise,
+                        const fs::path& out, const std::vector<fs::path>& folders, bool quiet) {
   auto targets = folders;
   if (!out.empty()) targets.push_back(out);
   const auto done = out.empty()
@@ -48,7 +48,7 @@ std::string make_report(const std::string& experiment, const fs::path& out,
   const auto notebooks = fs::path(EVARISTE_SOURCE_DIR) / "notebooks";
   const bool has_own = fs::exists(notebooks / (experiment + ".ipynb"));
   std::vector<std::string> words = {python.string(), (notebooks / "render.py").string(),
-                                    "--notebook", has_own ? experiment : "layerwise"};
+                                    "--notebook", has_own ? experiment : otherwise};
   if (!out.empty()) words.insert(words.end(), {"--out", out.string()});
   for (const auto& folder : folders) words.push_back(folder.string());
   const auto log = folders.front() / "report.log";

@@ -42,6 +42,8 @@ Result make_result(const Member& member, const Outcome& outcome, const Trainer& 
   r.accuracy = outcome.test.accuracy;
   r.nll = outcome.test.nll;
   r.ece = outcome.test.ece;
+  r.rmse = outcome.test.rmse;
+  r.noise = trainer.noise();
   r.seconds = seconds;
   for (const auto& b : outcome.evidence.blocks)
     r.blocks.push_back({b.name, static_cast<double>(b.parameters), std::log(b.prior_precision),
@@ -72,7 +74,7 @@ void put_result(State& state, const Result& r) {
                      {"numbers",
                       {r.log_evidence, r.log_likelihood, r.log_det_ratio, r.scatter, r.decrement,
                        r.gap, r.alive ? 1.0 : 0.0, r.believable ? 1.0 : 0.0, r.accuracy, r.nll,
-                       r.ece, r.seconds, r.plain_log_evidence}},
+                       r.ece, r.seconds, r.plain_log_evidence, r.rmse, r.noise}},
                      {"blocks", blocks},
                      {"layers", r.layers},
                      {"path_blocks", r.path_blocks},
@@ -98,6 +100,7 @@ std::map<std::string, Result> get_results(const State& state) {
     r.alive = number(n[6]) > 0, r.believable = number(n[7]) > 0;
     r.accuracy = number(n[8]), r.nll = number(n[9]), r.ece = number(n[10]),
     r.seconds = number(n[11]), r.plain_log_evidence = number(n[12]);
+    r.rmse = number(n[13]), r.noise = number(n[14]);
     for (const auto& b : json["blocks"])
       r.blocks.push_back(
           {b[0], number(b[1]), number(b[2]), number(b[3]), number(b[4]), number(b[5])});

@@ -1,6 +1,8 @@
 // What one finished training leaves for the table, kept in state.pt with the rest.
 #pragma once
 
+#include <cmath>
+
 #include "experiments/run/config.h"
 #include "train/trainer.h"
 
@@ -20,6 +22,7 @@ struct Result {
   double decrement = 0, gap = 0;
   bool alive = false, believable = false;
   double accuracy = 0, nll = 0, ece = 0;
+  double rmse = std::nan(""), noise = std::nan("");  ///< of regression alone, without accuracy, ece
   double seconds = 0;
   std::vector<BlockResult> blocks;
   std::vector<std::string> layers;                    ///< names of the sums
@@ -28,6 +31,7 @@ struct Result {
   std::vector<std::vector<double>> shares_variance, shares_effective;
   std::vector<std::pair<std::string, double>> symmetry;  ///< learnt bandwidths and ranges
 
+  bool is_regression() const { return std::isfinite(rmse); }
   double per_datum(double nats) const { return nats / static_cast<double>(samples); }
   const BlockResult* find(const std::string& name) const;
 };

@@ -8,6 +8,7 @@
 
 #include "core/error.h"
 #include "experiments/run/record.h"
+#include "experiments/run/table.h"
 #include "io/atomic_file.h"
 #include "io/interrupt.h"
 #include "io/run_record.h"
@@ -253,7 +254,7 @@ Run run_task(const RunConfig& config, const std::string& task, int64_t seed, boo
       folder.write(fmt::format("network{}.toml", suffix), to_text(file));
       initialise(*network, root.split("init"), member.prior.lean);
       network->to(device);
-      const auto likelihood = std::make_shared<Softmax>();
+      const auto likelihood = task_likelihood(task, member.train);
       Trainer trainer(network, likelihood, train_samples, test_samples, member.train, member.prior,
                       member.prior_keys, root.split("train"), log, processes,
                       augmentation_of(member));
@@ -282,8 +283,10 @@ Run run_task(const RunConfig& config, const std::string& task, int64_t seed, boo
         folder.write(state);
         log.progress(
             fmt::format("{} seed {} {}", task, seed, name), record.epoch, member.train.epochs,
-            fmt::format("loss {:.3f}, test {:.1f}%{}", record.train_loss,
-                        100 * record.test_accuracy,
+            fmt::format("loss {:.3f}, test {}{}", record.train_loss,
+                        likelihood->is_regression()
+                            ? fmt::format("RMSE {:.4f}", record.test_rmse)
+                            : fmt::format("{:.1f}%", 100 * record.test_accuracy),
                         record.evidence
                             ? fmt::format(", log q/N {:.3f}", record.evidence->log_evidence /
                                                                   static_cast<double>(train.size()))
@@ -302,9 +305,9 @@ Run run_task(const RunConfig& config, const std::string& task, int64_t seed, boo
       folder.write(fmt::format("weights{}.safetensors", suffix), *network);
       folder.write(state);
       log.line(fmt::format(
-          "{} seed {} {}: test {:.2f}%, NLL {:.3f}, log q/N {:.3f}, decrement {:.3f}, gap "
+          "{} seed {} {}: test {}, NLL {:.3f}, log q/N {:.3f}, decrement {:.3f}, gap "
           "{:+.2f}, {}, {:.0f} s",
-          task, seed, name, 100 * results[name].accuracy, results[name].nll,
+          task, seed, name, quality_text(results[name]), results[name].nll,
           results[name].per_datum(results[name].log_evidence), results[name].decrement,
           results[name].gap, results[name].believable ? "believable" : "NOT believable", seconds));
     }

@@ -42,6 +42,12 @@ Spread over(const std::vector<Run>& runs, const std::string& member, const Get& 
   return spread(values);
 }
 
+const Result& first_of(const std::vector<Run>& runs, const std::string& member) {
+  for (const auto& run : runs)
+    if (const auto found = run.find(member); found != run.end()) return found->second;
+  throw Error(1, "no result of " + member);
+}
+
 /// Ranges of an augmentation have no sign, so that a mean over seeds is one of sizes.
 double shown(const std::string& name, double value) {
   return name.starts_with("augmentation.") ? std::abs(value) : value;
@@ -79,6 +85,11 @@ std::string pathway_name(const Result& result, size_t pathway) {
   return pathway < result.pathways.size() ? result.pathways[pathway] : std::to_string(pathway);
 }
 
+std::string quality_text(const Result& r) {
+  return r.is_regression() ? fmt::format("RMSE {:.4f}", r.rmse)
+                           : fmt::format("{:.2f}%", 100 * r.accuracy);
+}
+
 std::string run_table(const std::string& title, const Run& run) {
   std::string out = title + "\n";
   if (const auto found = run.find("evidence");
@@ -94,13 +105,12 @@ std::string run_table(const std::string& title, const Run& run) {
             log_precision(e, l, k), effective(e, l, k), e.shares_variance[l][k],
             map == run.end() ? "-" : fmt::format("{:.3f}", map->second.shares_variance[l][k]));
   }
-  out += fmt::format("  {:<36} {:>9} {:>8} {:>12} {:>22}\n", "", "accuracy", "NLL", "log q / N",
+  out += fmt::format("  {:<36} {:>11} {:>8} {:>12} {:>22}\n", "", "test", "NLL", "log q / N",
                      "decrement, gap");
   for (const auto& member : member_order({run})) {
     const auto& r = run.at(member);
-    out +=
-        fmt::format("  {:<36} {:>8.2f}% {:>8.3f} {:>12.3f} {:>22}\n", member_title({run}, member),
-                    100 * r.accuracy, r.nll, r.per_datum(r.log_evidence), checks_text(r));
+    out += fmt::format("  {:<36} {:>11} {:>8.3f} {:>12.3f} {:>22}\n", member_title({run}, member),
+                       quality_text(r), r.nll, r.per_datum(r.log_evidence), checks_text(r));
   }
   for (const auto& member : member_order({run})) {
     std::string values;
@@ -113,34 +123,31 @@ std::string run_table(const std::string& title, const Run& run) {
 
 std::string summary_table(const std::string& title, const std::vector<Run>& runs) {
   std::string out = fmt::format("### {}\n\n", title);
-  out +=
-      "| network | seeds | test accuracy % | test NLL | log q / N | decrement | gap | checks pass "
-      "|";
-  std::string rule = "\n|---|---|---|---|---|---|---|---|";
-  out += rule + "\n";
   const auto members = member_order(runs);
+  const bool is_regression = !members.empty() && runs[0].begin()->second.is_regression();
+  out += fmt::format(
+      "| network | seeds | {} | test NLL | log q / N | decrement | gap | checks pass |\n"
+      "|---|---|---|---|---|---|---|---|\n",
+      is_regression ? "test RMSE" : "test accuracy %");
   for (const auto& member : members) {
-    const auto accuracy = over(runs, member, [](const Result& r) { return 100 * r.accuracy; });
-    if (accuracy.count == 0) continue;
+    const auto quality = over(runs, member, [](const Result& r) {
+      return r.is_regression() ? r.rmse : 100 * r.accuracy;
+    });
+    if (quality.count == 0) continue;
     int64_t pass = 0;
     for (const auto& run : runs)
       if (const auto found = run.find(member); found != run.end()) pass += found->second.believable;
     out += fmt::format(
-        "| {} | {} | {} | {} | {} | {} | {} | {}/{} |\n", member_title(runs, member),
-        accuracy.count, text(accuracy, 2),
+        "| {} | {} | {} | {} | {} | {} | {} | {}/{} |\n", member_title(runs, member), quality.count,
+        text(quality, is_regression ? 4 : 2),
         text(over(runs, member, [](const Result& r) { return r.nll; }), 3),
         text(over(runs, member, [](const Result& r) { return r.per_datum(r.log_evidence); }), 3),
         text(over(runs, member, [](const Result& r) { return r.decrement; }), 3),
-        text(over(runs, member, [](const Result& r) { return r.gap; }), 2), pass, accuracy.count);
+        text(over(runs, member, [](const Result& r) { return r.gap; }), 2), pass, quality.count);
   }
-  const auto first_of = [&](const std::string& member) -> const Result& {
-    for (const auto& run : runs)
-      if (const auto found = run.find(member); found != run.end()) return found->second;
-    throw Error(1, "no result of " + member);
-  };
   std::string pathways, symmetry;
   for (const auto& member : members) {
-    const auto* first = &first_of(member);
+    const auto* first = &first_of(runs, member);
     for (const auto& [name, value] : first->symmetry) {
       const auto learnt = over(runs, member, [&, &wanted = name](const Result& r) {
         for (const auto& [other, number] : r.symmetry)
@@ -174,8 +181,16 @@ std::vector<TableRow> table_rows(const std::vector<Run>& runs) {
     if (s.count > 0) rows.push_back({std::move(name), s.mean, s.std, s.count});
   };
   for (const auto& member : member_order(runs)) {
-    add(fmt::format("{}/accuracy", member),
-        over(runs, member, [](const Result& r) { return r.accuracy; }));
+    const auto& first = first_of(runs, member);
+    if (first.is_regression()) {
+      add(fmt::format("{}/rmse", member),
+          over(runs, member, [](const Result& r) { return r.rmse; }));
+      add(fmt::format("{}/noise", member),
+          over(runs, member, [](const Result& r) { return r.noise; }));
+    } else {
+      add(fmt::format("{}/accuracy", member),
+          over(runs, member, [](const Result& r) { return r.accuracy; }));
+    }
     add(fmt::format("{}/nll", member), over(runs, member, [](const Result& r) { return r.nll; }));
     add(fmt::format("{}/log_evidence_per_datum", member),
         over(runs, member, [](const Result& r) { return r.per_datum(r.log_evidence); }));
@@ -185,27 +200,20 @@ std::vector<TableRow> table_rows(const std::vector<Run>& runs) {
         over(runs, member, [](const Result& r) { return r.gap; }));
     add(fmt::format("{}/believable", member),
         over(runs, member, [](const Result& r) { return r.believable ? 1.0 : 0.0; }));
-    for (const auto& run : runs) {
-      const auto found = run.find(member);
-      if (found == run.end()) continue;
-      const auto& r = found->second;
-      for (size_t l = 0; l < r.layers.size(); ++l)
-        for (size_t k = 0; r.path_blocks[l].size() > 1 && k < r.path_blocks[l].size(); ++k) {
-          const auto path = fmt::format("{}/{}", r.layers[l], pathway_name(r, k));
-          add(fmt::format("{}/log_precision/{}", member, path),
-              over(runs, member, [&](const Result& s) { return log_precision(s, l, k); }));
-          add(fmt::format("{}/effective_dimension/{}", member, path),
-              over(runs, member, [&](const Result& s) { return effective(s, l, k); }));
-          add(fmt::format("{}/share_variance/{}", member, path),
-              over(runs, member, [&](const Result& s) { return s.shares_variance[l][k]; }));
-        }
-      for (size_t i = 0; i < r.symmetry.size(); ++i)
-        add(fmt::format("{}/symmetry/{}", member, r.symmetry[i].first),
-            over(runs, member, [&](const Result& s) {
-              return shown(s.symmetry[i].first, s.symmetry[i].second);
-            }));
-      break;
-    }
+    for (size_t l = 0; l < first.layers.size(); ++l)
+      for (size_t k = 0; first.path_blocks[l].size() > 1 && k < first.path_blocks[l].size(); ++k) {
+        const auto path = fmt::format("{}/{}", first.layers[l], pathway_name(first, k));
+        add(fmt::format("{}/log_precision/{}", member, path),
+            over(runs, member, [&](const Result& s) { return log_precision(s, l, k); }));
+        add(fmt::format("{}/effective_dimension/{}", member, path),
+            over(runs, member, [&](const Result& s) { return effective(s, l, k); }));
+        add(fmt::format("{}/share_variance/{}", member, path),
+            over(runs, member, [&](const Result& s) { return s.shares_variance[l][k]; }));
+      }
+    for (size_t i = 0; i < first.symmetry.size(); ++i)
+      add(fmt::format("{}/symmetry/{}", member, first.symmetry[i].first),
+          over(runs, member,
+               [&](const Result& s) { return shown(s.symmetry[i].first, s.symmetry[i].second); }));
   }
   return rows;
 }

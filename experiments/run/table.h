@@ -20,6 +20,8 @@ std::string summary_table(const std::string& title, const std::vector<Run>& runs
 std::vector<std::string> member_order(const std::vector<Run>& runs);
 /// What the tables call them.
 std::string member_title(const std::vector<Run>& runs, const std::string& member);
+/// "92.78%", or "RMSE 0.0123" of a regression.
+std::string quality_text(const Result& result);
 /// "conv", or the number of the pathway where its type is not known.
 std::string pathway_name(const Result& result, size_t pathway);
 

@@ -8,6 +8,7 @@
 #include "data/pairs.h"
 #include "data/shapes.h"
 #include "data/transform.h"
+#include "data/vectors.h"
 #include "io/safetensors.h"
 #include "nn/network.h"
 
@@ -23,6 +24,8 @@ struct Task {
   bool is_toy = false;          // makes normalised images of 32 x 32 itself
   const char* poses = "C1";     // of solids: the group they are turned by; null: not defined
   const char* pairs = nullptr;  // the group that each of two digits is moved by
+  int64_t targets = 0;          // numbers of a target in place of labels
+  bool is_of_points = false;    // not of images
 };
 
 const std::vector<Task>& tasks() {
@@ -67,6 +70,17 @@ const std::vector<Task>& tasks() {
       {"pairs-D1", 1, nullptr, false, nullptr, "D1"},
       {"pairs-D4", 1, nullptr, false, nullptr, "D4"},
       {"pairs-O2", 1, nullptr, false, nullptr, "O(2)"},
+      {"angle", 1, [](const Dataset& raw, const Stream& stream) { return angles_of(raw, stream); },
+       false, nullptr, nullptr, 2},
+      {"norm", 1, [](const Dataset& raw, const Stream&) { return vector_targets(raw, {0}); }, false,
+       nullptr, nullptr, 1, true},
+      {"cosine", 1, [](const Dataset& raw, const Stream&) { return vector_targets(raw, {1}); },
+       false, nullptr, nullptr, 1, true},
+      {"norm-cosine", 1,
+       [](const Dataset& raw, const Stream&) {
+         return vector_targets(raw, {0, 1});
+       },
+       false, nullptr, nullptr, 2, true},
   };
   return list;
 }
@@ -101,15 +115,28 @@ std::string task_title(const std::string& task, const std::string& set) {
                                                    : fmt::format("{} {}", task, set);
 }
 
-int64_t task_classes(const std::string& task, const std::string& set) {
+bool is_regression(const std::string& task) { return task_named(task).targets > 0; }
+
+std::shared_ptr<Likelihood> task_likelihood(const std::string& task, const TrainConfig& train) {
+  if (is_regression(task)) return std::make_shared<Gaussian>(train.noise.start);
+  return std::make_shared<Softmax>();
+}
+
+int64_t task_outputs(const std::string& task, const std::string& set) {
   const auto& found = task_named(task);
+  if (found.targets > 0) return found.targets;
   return dataset_classes(set) * (found.pairs ? dataset_classes(set) : found.labels);
 }
 
 void expect_input(const std::string& task, const std::string& set,
                   const std::vector<int64_t>& input) {
   const auto& found = task_named(task);
-  const bool volumes = has_volumes(set);
+  const auto kind = sample_kind(set);
+  const bool volumes = kind == SampleKind::kVolume, points = kind == SampleKind::kPoint;
+  if (points != found.is_of_points)
+    throw UsageError(fmt::format("tasks: {} is for {}, not for {}", task,
+                                 points ? "images" : "the points of vectors",
+                                 points ? "the points of " + set : set));
   if (volumes && !found.poses)
     throw UsageError(fmt::format("tasks: {} is for images, not for the volumes of {}", task, set));
   const bool is_drawn = set == "shapes";  // anew in every pose
@@ -118,15 +145,20 @@ void expect_input(const std::string& task, const std::string& set,
         fmt::format("tasks: {} is for the volumes of shapes, found {}: use upright", task, set));
   if (!volumes && task == "mirrored")
     throw UsageError(fmt::format("tasks: mirrored is for the volumes of shapes, not for {}", set));
-  const bool is_known = volumes ? input.size() == 4 && input[1] == input[2] && input[2] == input[3]
+  const bool is_known = volumes  ? input.size() == 4 && input[1] == input[2] && input[2] == input[3]
+                        : points ? input == std::vector<int64_t>{2, 1, 1}
                         : found.is_toy ? input == std::vector<int64_t>{1, 32, 32}
                                        : input.size() == 3 && input[1] == input[2];
   if (!is_known)
     throw UsageError(fmt::format("network.input: expected {} for the {} of {}, found [{}]",
                                  volumes        ? "[C, S, S, S]"
+                                 : points       ? "[2, 1, 1]"
                                  : found.is_toy ? "[1, 32, 32]"
                                                 : "[C, S, S]",
-                                 volumes ? "volumes" : "images", task, fmt::join(input, ", ")));
+                                 volumes  ? "volumes"
+                                 : points ? "points"
+                                          : "images",
+                                 task, fmt::join(input, ", ")));
 }
 
 RawImages load_images(const RunConfig& config, const std::filesystem::path& root) {
@@ -156,7 +188,7 @@ Dataset task_images(const RunConfig& config, const std::string& name, const Data
   }
   if (task.make) set = task.make(set, stream);
   if (config.data.set == "shapes") set = posed_shapes(set, task.poses, stream);
-  if (!task.is_toy) set = normalised(set);
+  if (!task.is_toy && !task.is_of_points) set = normalised(set);
   const auto channels = set.x.size(1), side = set.x.size(2);
   if (input[0] != channels)
     throw UsageError(

@@ -5,15 +5,22 @@
 
 #include "data/dataset.h"
 #include "experiments/run/config.h"
+#include "laplace/likelihood.h"
 
 namespace evariste {
 
 /// "digit", "quadrant", "upright", "rotated", "half-rotated", "turned", "turn", "translated",
-/// "scaled", "mirrored", "pairs-C4" and of the other groups of pairs.
+/// "scaled", "mirrored", "pairs-C4" and of the other groups of pairs, "angle", "norm", "cosine",
+/// "norm-cosine".
 std::vector<std::string> task_names();
 /// "digit-MNIST", or "rotated fashion-mnist".
 std::string task_title(const std::string& task, const std::string& set);
-int64_t task_classes(const std::string& task, const std::string& set);
+/// Labels of a task, or numbers of its targets: outputs of a network for it.
+int64_t task_outputs(const std::string& task, const std::string& set);
+/// Whether targets are numbers: the likelihood is Gaussian, otherwise softmax.
+bool is_regression(const std::string& task);
+/// With train.noise.start where it has a noise.
+std::shared_ptr<Likelihood> task_likelihood(const std::string& task, const TrainConfig& train);
 
 /// The whole raw sets that the tasks are made from, loaded once.
 struct RawImages {

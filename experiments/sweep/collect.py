@@ -18,9 +18,9 @@ import h5py
 import numpy as np
 import sweep
 
-# Rows of the Markdown table; the HDF5 file has all.
-SHOWN = ("accuracy", "nll", "log_evidence_per_datum", "newton_decrement", "linearised_gap",
-         "believable")
+# Columns of the Markdown table, those that some run has; the HDF5 file has all.
+SHOWN = ("accuracy", "rmse", "nll", "log_evidence_per_datum", "newton_decrement",
+         "linearised_gap", "believable")
 
 
 def last_line(file):
@@ -78,14 +78,15 @@ def text(numbers, digits=3):
 
 
 def markdown(title, values, unfinished):
-    lines = [f"# {title}", "", "| run | task | training | seeds | " + " | ".join(SHOWN) + " |",
-             "|" + "---|" * (4 + len(SHOWN))]
     trainings = {}
     for row in values:
         run, task, member, rest = row.split("/", 3)
         trainings.setdefault((run, task, member), {})[rest] = values[row]
+    shown = [q for q in SHOWN if any(q in numbers for numbers in trainings.values())]
+    lines = [f"# {title}", "", "| run | task | training | seeds | " + " | ".join(shown) + " |",
+             "|" + "---|" * (4 + len(shown))]
     for (run, task, member), numbers in trainings.items():
-        cells = [text(numbers[q]) if q in numbers else "–" for q in SHOWN]
+        cells = [text(numbers[q]) if q in numbers else "–" for q in shown]
         count = len(next(iter(numbers.values())))
         lines.append(f"| {run} | {task} | {member} | {count} | " + " | ".join(cells) + " |")
     learnt = [(key, name[len("symmetry/"):], v) for key, numbers in trainings.items()

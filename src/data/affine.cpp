@@ -105,6 +105,16 @@ Dataset rotated(const Dataset& dataset, double max_degrees, const Stream& stream
   return result;
 }
 
+Dataset angles_of(const Dataset& dataset, const Stream& stream) {
+  auto result = rotated(dataset, 180, stream);
+  const auto angles = std::numbers::pi * symmetric_uniform(dataset, 1, stream.split("rotation"),
+                                                           DrawScheme::PerSample, "angles_of");
+  result.name = fmt::format("angles({})", dataset.name);
+  result.y = torch::cat({angles.cos(), angles.sin()}, 1);
+  result.classes = 2;
+  return result;
+}
+
 Dataset quarter_turned(const Dataset& dataset, TurnLabel label, const Stream& stream) {
   expect_images(dataset.x, torch::kUInt8, "quarter_turned");
   if (dataset.x.size(2) != dataset.x.size(3))

@@ -11,6 +11,7 @@
 #include "data/idx.h"
 #include "data/medmnist.h"
 #include "data/shapes.h"
+#include "data/vectors.h"
 
 namespace evariste {
 namespace {
@@ -26,7 +27,7 @@ const DatasetEntry& find_entry(std::string_view name) {
 
 DatasetEntry medmnist(const char* name, int64_t classes,
                       LabelledImages (*read)(SourceFolder&, Split)) {
-  return {name, read, classes, {{0.5}, {0.5}}, {}, false, "medmnist", true};
+  return {name, read, classes, {{0.5}, {0.5}}, {}, false, "medmnist", SampleKind::kVolume};
 }
 
 }  // namespace
@@ -39,7 +40,8 @@ const std::vector<DatasetEntry>& builtin_datasets() {
       {"mini/mnist-1k", read_idx_split, 10, kMnistNormalisation},
       {"mini/fashion-1k", read_idx_split, 10, kMnistNormalisation},
       {"mini/cifar10-1k", read_cifar_split, 10, kCifarNormalisation},
-      {"shapes", read_shapes, kShapeKinds, kShapesNormalisation, {}, true, {}, true},
+      {"shapes", read_shapes, kShapeKinds, kShapesNormalisation, {}, true, {}, SampleKind::kVolume},
+      {"vectors", read_vectors, kVectorTargets, {}, {}, true, {}, SampleKind::kPoint},
       medmnist("organmnist3d", 11,
                [](SourceFolder& folder, Split split) {
                  return read_medmnist_split(folder, "organmnist3d.npz", split);
@@ -59,7 +61,7 @@ const std::vector<DatasetEntry>& builtin_datasets() {
 
 int64_t dataset_classes(std::string_view name) { return find_entry(name).classes; }
 
-bool has_volumes(std::string_view name) { return find_entry(name).has_volumes; }
+SampleKind sample_kind(std::string_view name) { return find_entry(name).kind; }
 
 torch::Tensor sample_index(const Dataset& dataset) {
   return dataset.index.defined() ? dataset.index : torch::arange(dataset.size(), torch::kInt64);
@@ -71,7 +73,7 @@ Dataset load_dataset(std::string_view name, const std::filesystem::path& root, S
   SourceFolder folder(place, entry.name, entry.sha256);
   auto [x, y] = entry.read(folder, split);
   for (const auto label : {y.min().item<int64_t>(), y.max().item<int64_t>()})
-    if (label < 0 || label >= entry.classes)
+    if (!y.is_floating_point() && (label < 0 || label >= entry.classes))
       throw IoError(fmt::format("{}: {}: label {}, expected 0 to {}", place.string(), entry.name,
                                 label, entry.classes - 1));
   return {entry.name,

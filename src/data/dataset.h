@@ -28,7 +28,7 @@ inline const Normalisation kCifarNormalisation = {{125.3 / 255, 123.0 / 255, 113
 struct Dataset {
   std::string name;
   torch::Tensor x;  ///< [N, C, H, W], or volumes [N, C, D, H, W]; uint8 or float32
-  torch::Tensor y;  ///< [N] int64, 0 <= y < classes
+  torch::Tensor y;  ///< labels [N] int64, 0 <= y < classes, or targets [N, classes] float32
   int64_t classes = 0;
   std::map<std::string, std::string> sha256 = {};  ///< of the decompressed source files, by name
   Split split = Split::Train;
@@ -43,27 +43,35 @@ struct Dataset {
 /// [N] int64, `dataset.index` or 0 ... N-1.
 torch::Tensor sample_index(const Dataset& dataset);
 
+/// What one sample of a data set is.
+enum class SampleKind {
+  kImage,   ///< [C, H, W]
+  kVolume,  ///< [C, S, S, S]
+  kPoint,   ///< [C, 1, 1]
+};
+
 /// One line of the built-in list.
 struct DatasetEntry {
   std::string name;  ///< what a config says, and the folder under the data root
   LabelledImages (*read)(SourceFolder& folder, Split split);
-  int64_t classes;
+  int64_t classes;  ///< of labels, or numbers of a target
   Normalisation normalisation;
-  Checksums sha256 = {};     ///< empty: taken as it is
-  bool is_drawn = false;     ///< made by the program: there are no files
-  std::string folder = {};   ///< under the data root; empty: that of its name
-  bool has_volumes = false;  ///< x [N, C, S, S, S]
+  Checksums sha256 = {};    ///< empty: taken as it is
+  bool is_drawn = false;    ///< made by the program: there are no files
+  std::string folder = {};  ///< under the data root; empty: that of its name
+  SampleKind kind = SampleKind::kImage;
 };
 
 const std::vector<DatasetEntry>& builtin_datasets();
 
-/// Classes of a built-in data set; throws UsageError as load_dataset.
+/// Classes of a built-in data set, or numbers of its targets; throws UsageError as load_dataset.
 int64_t dataset_classes(std::string_view name);
 
 /// Throws UsageError as load_dataset.
-bool has_volumes(std::string_view name);
+SampleKind sample_kind(std::string_view name);
 
-/// Reads `root`/`name`, or the folder its entry names. Files may be plain, .gz or .xz. x is uint8.
+/// Reads `root`/`name`, or the folder its entry names. Files may be plain, .gz or .xz. x is uint8
+/// but for points.
 ///
 /// UsageError: a name that is not in the list, a file that is not there (the message says how to
 /// get it). IoError: truncated, damaged, a wrong checksum, or a label outside 0 ... classes-1.

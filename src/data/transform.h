@@ -56,6 +56,10 @@ Dataset quarter_turned(const Dataset& dataset, TurnLabel label, const Stream& st
 Dataset rotated(const Dataset& dataset, double max_degrees, const Stream& stream,
                 DrawScheme scheme = DrawScheme::PerSample);
 
+/// The images of rotated(dataset, 180, stream), and what is asked for is how far: y = (cos a, sin
+/// a) [N, 2] float32 of the angle a, counter-clockwise.
+Dataset angles_of(const Dataset& dataset, const Stream& stream);
+
 /// Sampled at (col + offset_x, row + offset_y), so the content moves by minus the offset. Unit:
 /// half the distance between the first and the last pixel centre (align_corners = true), 13.5 px
 /// at 28.

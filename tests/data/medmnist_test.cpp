@@ -167,7 +167,7 @@ TEST_CASE("a set of MedMNIST loads by its name, of volumes", "[data][medmnist]")
   CHECK(set.x[2][0][27][27][27].item<int>() == (7 * (3 * 28 * 28 * 28 - 1)) % 251);
   CHECK(torch::equal(set.y, torch::tensor({0, 1, 0}, torch::kInt64)));
   CHECK(set.sha256.count("nodulemnist3d.npz") == 1);
-  CHECK(has_volumes("nodulemnist3d"));
+  CHECK(sample_kind("nodulemnist3d") == SampleKind::kVolume);
   const auto test = load_dataset("nodulemnist3d", root.path(), Split::Test);
   CHECK(torch::equal(test.y, torch::tensor({1, 0}, torch::kInt64)));
   const auto x = normalised(set).x;  // 0 -> -1, 255 -> 1

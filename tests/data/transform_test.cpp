@@ -277,3 +277,19 @@ TEST_CASE("with batch scope one draw serves the whole batch", "[data][augment]")
   CHECK(torch::equal(out, out.narrow(0, 0, 1).expand_as(out)));
   CHECK(torch::equal(out[0], augmented(x, index, Stream(1))[0]));
 }
+
+TEST_CASE("angles_of asks for the angle by which rotated turns, counter-clockwise", "[data]") {
+  const auto x = (torch::arange(6 * 9 * 9) * 37 % 251).to(torch::kUInt8).view({6, 1, 9, 9});
+  const Dataset set{"mnist", x, torch::arange(6, torch::kInt64), 10};
+  const auto found = angles_of(set, Stream(3));
+  CHECK(torch::equal(found.x, rotated(set, 180, Stream(3)).x));
+  CHECK(found.classes == 2);
+  CHECK(torch::allclose(found.y.norm(2, 1), torch::ones({6}), 1e-6, 1e-6));
+  const auto angles = torch::atan2(found.y.select(1, 1), found.y.select(1, 0)).contiguous();
+  const auto turned = rotate(x, angles);
+  CHECK((turned.to(torch::kInt32) - found.x.to(torch::kInt32)).abs().max().item<int>() <= 1);
+  // pi/2 is rot90, so that the angle is counter-clockwise
+  const auto quarter = rotate(x, torch::full({6}, std::numbers::pi_v<float> / 2));
+  const auto expected = x.rot90(1, {2, 3});
+  CHECK((quarter.to(torch::kInt32) - expected.to(torch::kInt32)).abs().max().item<int>() <= 1);
+}

@@ -631,6 +631,31 @@ class Configurations(Case):
                     done = program(file.parent.name, "--dry-run", "--preset", preset, "--config", file)
                     self.assertEqual(done.returncode, 0, done.stderr)
 
+    def test_a_regression_has_its_error_and_its_noise_in_every_file(self):
+        vectors = DATA.parent / "experiments" / "steerable" / "vectors.toml"
+        flags = ("--config", vectors, "--set", "data.train=200", "--set", "data.test=100", "--set",
+                 "train.epochs=6", "--set", "train.noise.start=0.25", "--set", "prior.hold=0", "--set",
+                 "prior.settle=0", "--set", "prior.ramp=1", "--set", "report=false", "--threads", "1", "--out", self.out)
+        done = program("steerable", *flags, "--json")
+        self.assertEqual(done.returncode, 0, done.stderr)
+        table = json.loads(done.stdout)["cosine"]
+        self.assertNotIn("evidence/accuracy", table)
+        for training in ("evidence", "strict"):
+            self.assertGreater(table[f"{training}/rmse"]["mean"], 0)
+            self.assertNotEqual(table[f"{training}/noise"]["mean"], 0.25)
+        self.assertIn("test RMSE", (self.out / "summary-quick.md").read_text("utf-8"))
+        with h5py.File(self.out / "cosine-quick-seed1" / "run.h5") as file:
+            self.assertEqual(file["trace/noise"][0], 0.25)
+            self.assertEqual(file["trace/noise"][-1], table["evidence/noise"]["mean"])
+            self.assertTrue(np.isfinite(file["trace/test_rmse"][()]).all())
+            self.assertNotIn("test_accuracy", file["trace"])
+        done = program("steerable", *flags, "--resume")
+        self.assertIn(f"RMSE {table['evidence/rmse']['mean']:.4f}", done.stdout)
+        self.refused(program("steerable", *flags[:-1], self.out / "other", "--set",
+                             "data.set=mnist"), USAGE, "norm", "mnist", "vectors")
+        self.refused(program("steerable", *flags[:-1], self.out / "other", "--set",
+                             "train.noise.start=0"), USAGE, "train.noise.start")
+
     def test_volumes_of_medmnist_are_asked_for_by_name(self):
         solids = DATA.parent / "experiments" / "steerable" / "solids.toml"
         flags = ("--config", solids, "--set", "data.set=organmnist3d", "--set", "data.train=971",

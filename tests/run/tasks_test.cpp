@@ -35,8 +35,8 @@ TEST_CASE("a task takes a random part for training and the first samples for tes
 }
 
 TEST_CASE("pairs are made from all digits, as many as asked for", "[run]") {
-  CHECK(task_classes("pairs-O2", "mnist") == 100);
-  CHECK(task_classes("turn", "mnist") == 40);
+  CHECK(task_outputs("pairs-O2", "mnist") == 100);
+  CHECK(task_outputs("turn", "mnist") == 40);
   const auto pairs = task_images(config(90, 20), "pairs-D4", digits(Split::Train), {1, 57, 57});
   CHECK(pairs.x.sizes() == torch::IntArrayRef({90, 1, 57, 57}));
   CHECK(pairs.classes == 100);
@@ -67,4 +67,32 @@ TEST_CASE("volumes are taken upright, resized to what the network takes", "[run]
   CHECK_THROWS_AS(expect_input("pairs-C4", "shapes", {1, 16, 16, 16}), UsageError);
   CHECK_THROWS_AS(expect_input("upright", "organmnist3d", {1, 28, 28}), UsageError);
   CHECK_NOTHROW(expect_input("rotated", "shapes", {1, 16, 16, 16}));
+}
+
+TEST_CASE("targets are numbers: a Gaussian likelihood and as many outputs", "[run]") {
+  CHECK(is_regression("angle"));
+  CHECK_FALSE(is_regression("turn"));
+  CHECK(task_outputs("angle", "mnist") == 2);
+  CHECK(task_outputs("norm", "vectors") == 1);
+  CHECK(task_outputs("norm-cosine", "vectors") == 2);
+  TrainConfig train;
+  train.noise.start = 0.7;
+  CHECK(dynamic_cast<Gaussian&>(*task_likelihood("cosine", train)).noise() == 0.7);
+  CHECK(task_likelihood("upright", train)->name() == "classification");
+
+  const auto angles = task_images(config(15, 20), "angle", digits(Split::Train), {1, 14, 14});
+  CHECK(angles.y.sizes() == torch::IntArrayRef({15, 2}));
+  CHECK(angles.x.scalar_type() == torch::kFloat32);
+  auto of_vectors = config(30, 20);
+  of_vectors.data.set = "vectors";
+  const auto raw = load_dataset("vectors", "/nowhere", Split::Train);
+  const auto cosine = task_images(of_vectors, "cosine", raw, {2, 1, 1});
+  CHECK(cosine.y.sizes() == torch::IntArrayRef({30, 1}));
+  CHECK(torch::equal(cosine.x, raw.x.index_select(0, cosine.index)));
+  CHECK_THROWS_WITH(expect_input("norm", "mnist", {1, 28, 28}),
+                    Catch::Matchers::Contains("the points of vectors, not for mnist"));
+  CHECK_THROWS_WITH(expect_input("upright", "vectors", {2, 1, 1}),
+                    Catch::Matchers::Contains("images, not for the points of vectors"));
+  CHECK_THROWS_WITH(expect_input("norm", "vectors", {1, 28, 28}),
+                    Catch::Matchers::Contains("[2, 1, 1] for the points of norm"));
 }
