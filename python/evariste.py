@@ -1194,7 +1194,8 @@ def _fields_in(k, shape, where, group_key="group"):
 
 
 _STEERABLE = {"group": None, "in": None, "out": FIELDS, "kernel": 3, "stride": 1, "padding": 0,
-              "padding_mode": "zeros", "dilation": 1, "isotypic": None, "bias": True, "degree": None}
+              "padding_mode": "zeros", "dilation": 1, "isotypic": None, "bias": True, "degree": None,
+              "degree_start": None}
 
 
 @_layer("steerable_conv", **_STEERABLE)
@@ -1253,6 +1254,10 @@ def _chosen_kernels(k, group, where):
         if k["isotypic"] is not None and not k["isotypic"].startswith("<"):
             raise NetworkError(f"{where}: a degree scales kernels of all irreps: expected isotypic "
                                f'"<{k["degree"]}" with degree = {k["degree"]}, found "{k["isotypic"]}"')
+    if k["degree_start"] is not None:  # where a training begins: weights' files have what it became
+        _expect(k["degree"] is not None, where, "degree_start", k["degree_start"], "degree beside it")
+        _expect(0 <= _number(k["degree_start"], where, "degree_start") <= 30, where, "degree_start",
+                k["degree_start"], "0 <= degree_start <= 30")
     return {"isotypic": k["isotypic"], "degree": k["degree"]}
 
 
@@ -1282,9 +1287,8 @@ def _planar_irreps(group, band, resolved):
     return out
 
 
-def _expectations(group, degree, band, theta):
-    """int lambda(h) psi(h) dh [d, d] of the irreps up to a band, lambda = exp(l)/Z with the coefficients theta."""
-    irreps = _planar_irreps(group, degree, max(band, degree))
+def _density(irreps, theta):
+    """lambda at the nodes [Q], their sum 1: exp(l)/Z with the coefficients theta."""
     l, at = torch.zeros(len(irreps[0][0]), dtype=torch.float64), 0
     for psi, columns in irreps[1:]:  # the trivial one does not matter
         size = psi.shape[1]
@@ -1293,7 +1297,24 @@ def _expectations(group, degree, band, theta):
         part = theta[at:at + columns * size].double().view(columns, size)
         l = l + math.sqrt(size) * torch.einsum("qij,ji->q", psi[:, :, :columns], part)
         at += columns * size
-    density = torch.softmax(l, 0)
+    return torch.softmax(l, 0)
+
+
+def degree_density(group, degree, coefficients):
+    """The density of a learned degree relative to the uniform one: (theta [Q] in radians, lambda [1, Q], of
+    groups with reflections [2, Q], for theta and for theta behind the reflection). For pictures of what
+    `N.degree.i` of a run file says; groups of the plane."""
+    irreps = _planar_irreps(group, degree, 4 * degree)
+    values = _density(irreps, torch.as_tensor(coefficients))
+    copies = 2 if group[0] in "DO" else 1
+    count = len(values) // copies
+    theta = torch.arange(count, dtype=torch.float64) * (2 * math.pi / count)
+    return theta, (values * len(values)).view(copies, count)
+
+
+def _expectations(group, degree, band, theta):
+    """int lambda(h) psi(h) dh [d, d] of the irreps up to a band."""
+    density = _density(_planar_irreps(group, degree, max(band, degree)), theta)
     return [torch.einsum("q,qij->ij", density, psi) for psi, _ in _planar_irreps(group, degree, band)]
 
 

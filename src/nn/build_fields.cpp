@@ -124,6 +124,11 @@ Made make_steerable(Request& r) {
                     most, options.output_padding));
   if (r.table.any("isotypic")) options.isotypic = r.table.text("isotypic");
   if (r.table.any("degree")) options.degree = static_cast<int>(r.table.integer("degree"));
+  if (r.table.any("degree_start")) {
+    options.degree_start = r.table.number("degree_start", 0, "0 <= degree_start <= 30",
+                                          [](double value) { return value >= 0 && value <= 30; });
+    if (!options.degree) r.table.fail("degree_start: expected degree beside it, found none");
+  }
   options.bias = r.table.boolean("bias", true);
   return in_place(r, [&]() -> Made {
     const auto out = FieldType::parse(in.group, words);

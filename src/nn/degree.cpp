@@ -50,6 +50,13 @@ int64_t Degree::coefficients(const GroupPtr& group, int band) {
   return count;
 }
 
+Tensor Degree::peaked(const GroupPtr& group, int band, double height) {
+  const auto all = as_tensor(GroupDensity(group, band).at_identity()).flatten();
+  const auto at_identity = all.narrow(0, 1, all.numel() - 1);
+  return height == 0 ? torch::zeros_like(at_identity)
+                     : height / at_identity.square().sum() * at_identity;
+}
+
 Tensor Degree::logits() const {
   return to_logits_.to(theta_.device()).mv(theta_.to(torch::kFloat64));
 }

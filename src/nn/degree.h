@@ -28,6 +28,8 @@ class Degree {
   /// the uniform density. `resolved`: highest frequency of irreps that `expectation` is asked for.
   Degree(GroupPtr group, int band, int resolved, Tensor theta);
   static int64_t coefficients(const GroupPtr& group, int band);
+  /// theta of the smoothest peak at the identity: the least norm with l(identity) = `height`.
+  static Tensor peaked(const GroupPtr& group, int band, double height);
 
   const Tensor& theta() const { return theta_; }
   const GroupDensity& density() const { return density_; }

@@ -299,10 +299,11 @@ using Counts = std::map<int, std::map<std::string, double>>;
 
 /// Rows are scaled so that weights of variance 1/J give an irrep of the output the variance of the
 /// input: equal parts from every kind of irrep that leads to it, and within one from every kernel.
-/// Kernels of a band are counted by the equivariant ones where there are such.
+/// Kernels of a band are counted by the equivariant ones where there are such; with a degree, each
+/// by the part of its variance that the density leaves, |lambda^|^2/d of its irrep.
 template <class Geometry>
 Bases bases_to(const FieldType::Kind& kind, const FieldType& in, const Chosen& chosen,
-               const Geometry& geometry) {
+               const Geometry& geometry, const std::map<std::string, double>& left) {
   const auto size = static_cast<int>(geometry.kernel[0]),
              dilation = static_cast<int>(geometry.dilation[0]);
   std::vector<KernelBasis> bases;
@@ -319,11 +320,15 @@ Bases bases_to(const FieldType::Kind& kind, const FieldType& in, const Chosen& c
     for (const auto& part : basis.parts)
       for (auto n = static_cast<size_t>(part.offset);
            n < static_cast<size_t>(part.offset + part.count()); ++n) {
-        const auto add = [&](Counts& to) {
-          to[basis.outputs[n]][name_of(from, basis.inputs[n])] += static_cast<double>(from.count);
+        const auto add = [&](Counts& to, double part_left) {
+          to[basis.outputs[n]][name_of(from, basis.inputs[n])] +=
+              part_left * static_cast<double>(from.count);
         };
-        add(counts);
-        if (part.irrep.is_trivial) add(strict);
+        add(counts, 1);
+        if (const auto found = left.find(part.irrep.name); found != left.end())
+          add(strict, found->second);
+        else if (part.irrep.is_trivial)
+          add(strict, 1);
       }
     out.weights += from.count * basis.size();
   }
@@ -379,15 +384,23 @@ SteerableConv<Conv>::SteerableConv(const FieldType& in, const FieldType& out,
   }
   const auto chosen = chosen_kernels(*in.group, options);
   const bool has_trivial = !chosen.irrep || chosen.irrep->is_trivial;
+  std::map<std::string, double> left;
   if (options.degree) {
-    const auto count = Degree::coefficients(in.group, *options.degree);
-    degree_ = std::make_unique<Degree>(in.group, *options.degree, chosen.band,
-                                       this->register_parameter("degree", torch::zeros({count})));
+    const auto theta = Degree::peaked(in.group, *options.degree, options.degree_start);
+    degree_ = std::make_unique<Degree>(
+        in.group, *options.degree, chosen.band,
+        this->register_parameter("degree", theta.to(c10::get_default_dtype_as_scalartype())));
+    const auto irreps = in.group->irreps(chosen.band);
+    const auto expectations = degree_->expectations();
+    for (size_t i = 0; i < irreps.size(); ++i)
+      if (const double part = expectations[i].square().sum().item<double>();
+          part > 1e-12)  // a uniform density's are rounded
+        left[irreps[i].name] = part / irreps[i].size;
   }
   int64_t channel = 0;
   for (size_t b = 0; b < out.kinds.size(); ++b) {
     const auto& kind = out.kinds[b];
-    const auto bases = bases_to(kind, in, chosen, geometry_);
+    const auto bases = bases_to(kind, in, chosen, geometry_, left);
     const bool is_single = out.kinds.size() == 1 && in.kinds.size() == 1;
     std::vector<Source> sources;
     int64_t first = 0;

@@ -35,18 +35,20 @@ struct SteerableOptions {
   /// Those of "<L" ("" for L = degree) scaled by a density on the group with logits up to this
   /// frequency (degree.h).
   std::optional<int> degree = {};
+  /// Logarithm of that density at the identity before it is normalised, at the start
+  /// (Degree::peaked); 0: uniform, so that the network begins equivariant.
+  double degree_start = 0;
 };
 
 /// Parameters weight [n_b, J_b] and bias [n_b trivial irreps of b] (weight_b, bias_b, b = 0, 1 ...,
 /// where the output has several kinds); buffers basis (basis_b_a) [N, d_b, d_a, k, k], in space
 /// [.., k, k, k], float64, with rows scaled so that weights of variance 1/J give every output irrep
 /// the variance of its input ("generalised He": Weiler & Cesa 2019, section 2.7, one weight for
-/// every copy; with a band of irreps, what the equivariant ones give by themselves). With a degree
-/// also the parameter degree [coefficients], theta of a Degree, 0 at the start: the network begins
-/// equivariant. basis_copies (basis_copies_b_a) [irreps] then says how many copies of each irrep
-/// the basis has.
-/// Conv: the block of the plain convolution, ConvBlock or VolumeConvBlock, or a TransposedConvBlock
-/// of these, whose kernels are the same.
+/// every copy; with a band of irreps, what the equivariant ones give by themselves, and with a
+/// degree those that its start leaves). With a degree also the parameter degree [coefficients],
+/// theta of a Degree. basis_copies (basis_copies_b_a) [irreps] then says how many copies of each
+/// irrep the basis has. Conv: the block of the plain convolution, ConvBlock or VolumeConvBlock, or
+/// a TransposedConvBlock of these, whose kernels are the same.
 template <class Conv>
 class SteerableConv : public Layer, public HasDegree {
  public:

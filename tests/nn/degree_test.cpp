@@ -216,6 +216,25 @@ TEST_CASE("a band has every kernel of its irreps once", "[nn][degree]") {
   }
 }
 
+TEST_CASE("a peak's logarithm is the height at the identity and less elsewhere", "[nn][degree]") {
+  for (const auto& [name, dimension] :
+       {std::pair("C4", 2), {"D4", 2}, {"SO(2)", 2}, {"O(2)", 2}, {"SO(3)", 3}}) {
+    CAPTURE(name);
+    const auto group = make_group(name, dimension);
+    const auto theta = Degree::peaked(group, 2, 1.5);
+    const Degree degree(group, 2, 2, theta);
+    const double at = degree.density().at_identity().dot(with_trivial(theta));
+    CHECK(at == Approx(1.5));
+    CHECK(degree.alignment().item<double>() == Approx(0).margin(1e-9));
+    CHECK(degree.divergence().item<double>() > 0.02);
+    CHECK(Degree::peaked(group, 2, 0).abs().max().item<double>() == 0);
+    // No other theta of the same l(identity) is shorter: it is a multiple of what l(identity)
+    // weighs.
+    CHECK(theta.norm().item<double>() * Degree::peaked(group, 2, 1).norm().item<double>() ==
+          Approx(1.5 * Degree::peaked(group, 2, 1).square().sum().item<double>()));
+  }
+}
+
 TEST_CASE("fresh weights of a degree give the variance of strict equivariance", "[nn][degree]") {
   const auto group = make_group("C4");
   const auto in = FieldType::parse(group, {"4 regular"}),
@@ -232,6 +251,9 @@ TEST_CASE("fresh weights of a degree give the variance of strict equivariance", 
     return layer.forward(x, nullptr).square().mean().item<double>();
   };
   CHECK(power_of(of_degree(2, 2)) == Approx(power_of(strict)).epsilon(0.15));
+  auto beside = of_degree(2, 2);
+  beside.degree_start = GENERATE(0.5, 2.0, 20.0);
+  CHECK(power_of(beside) == Approx(power_of(strict)).epsilon(0.15));
 }
 
 TEST_CASE("the two views of a degree: scaled features and a prior covariance have one evidence",

@@ -318,6 +318,20 @@ layer = [
         self.refuses("at least 5", '{ type = "fourier", group = "SO(2)", in = "1 <2", samples = 3 }',
                      input_shape="[5, 3, 3]")
 
+    def test_the_density_of_a_degree_has_mean_one_and_the_means_of_its_irreps(self):
+        theta = torch.tensor([0.3, -0.4, 0.2, 0.5], dtype=torch.float64)
+        angles, values = evariste.degree_density("SO(2)", 2, theta)
+        self.assertAlmostEqual(values.mean().item(), 1, places=12)
+        turns = torch.stack([torch.cos(angles), -torch.sin(angles), torch.sin(angles), torch.cos(angles)])
+        means = (values * turns).mean(1).view(2, 2)
+        torch.testing.assert_close(means, evariste._expectations("SO(2)", 2, 2, theta)[1])
+        # l = sqrt(2) (0.3 cos t - 0.4 sin t + ...): the largest value of each copy is where l is
+        l = math.sqrt(2) * sum(theta[2 * k] * torch.cos((k + 1) * angles) + theta[2 * k + 1]
+                               * torch.sin((k + 1) * angles) for k in range(2))
+        torch.testing.assert_close(values[0], l.exp() / l.exp().mean())
+        self.assertEqual(evariste.degree_density("D4", 2, [0.1] * 7)[1].shape, (2, 4))
+        self.assertEqual(evariste.degree_density("O(2)", 1, [0.0] * 5)[1].shape[0], 2)
+
     def test_a_degree_scales_kernels_by_the_means_of_irreps(self):
         # Values of exact quadrature, the trivial coefficient left out (tests/groups/fourier_test.cpp).
         circle = evariste._expectations("SO(2)", 2, 4, torch.tensor([.5, .3, -.2, .1], dtype=torch.float64))
