@@ -47,6 +47,34 @@ layer = [
   { type = "linear", out = "classes" },
 ]
 """
+DEGREE = """
+tasks = ["turned"]
+controls = ["density"]
+report = false
+[train]
+burn_in_lr = 0.01
+[train.refresh]
+samples = 0
+check_samples = 0
+[variant.density]
+title = "a density"
+network.input = [1, 12, 12]
+network.layer = [
+  { type = "steerable_conv", group = "C4", out = "2 regular", padding = 1, degree = 2, degree_start = 1 },
+  { type = "relu" }, { type = "avgpool", kernel = 6 },
+  { type = "steerable_conv", out = "4 trivial", kernel = 1, degree = 2 }, { type = "flatten" },
+  { type = "linear", out = "classes" },
+]
+[network]
+input = [1, 12, 12]
+layer = [
+  { type = "sum", of = [
+    { type = "steerable_conv", group = "C4", out = "2 regular", padding = 1, isotypic = "(0)" },
+    { type = "steerable_conv", group = "C4", out = "2 regular", padding = 1, isotypic = "(1)" } ] },
+  { type = "relu" }, { type = "avgpool", kernel = 6 }, { type = "flatten" },
+  { type = "linear", out = "classes" },
+]
+"""
 TRACE = {"train_loss", "train_accuracy", "test_accuracy", "test_nll", "log_evidence",
          "log_likelihood", "log_det_ratio", "scatter", "newton_decrement", "linearised_gap",
          "believable", "learning_rate", "wall_seconds"}
@@ -65,14 +93,14 @@ def expect(condition, claim):
     print(f"ok: {claim}")
 
 
-def run_layerwise(program, scratch, out, *settings):
-    config = scratch / "tiny.toml"
-    config.write_text(CONFIG)
+def run_layerwise(program, scratch, out, *settings, config=CONFIG):
+    file = scratch / "tiny.toml"
+    file.write_text(config)
     values = ("data.train=300", "data.test=200", "train.batch=50", f"train.epochs={EPOCHS}",
               *settings)
     words = [word for value in values for word in ("--set", value)]
-    done = call([program, "--config", config, "--out", out, "--threads", "1", "--quiet", *words])
-    expect(done.returncode == 0, f"layerwise runs into {out.name} {done.stderr[-500:]}")
+    done = call([program, "--config", file, "--out", out, "--threads", "1", "--quiet", *words])
+    expect(done.returncode == 0, f"{program.name} runs into {out.name} {done.stderr[-500:]}")
 
 
 def open_group(folder, group):
@@ -132,6 +160,16 @@ def main():
         runs = [out / "digit-quick-seed1", out / "quadrant-quick-seed1"]
         for run in runs:
             check_run_file(run)
+
+        degree = scratch / "degree"
+        run_layerwise(program.with_name("steerable"), scratch, degree, config=DEGREE)
+        done = call([sys.executable, RENDER, "--notebook", "degree", degree / "turned-quick-seed1"])
+        expect(done.returncode == 0, f"the report of degrees is made {done.stderr[-1000:]}")
+        made = degree / "turned-quick-seed1"
+        page = (made / "report.html").read_text()
+        expect((made / "figure.png").read_bytes().startswith(b"\x89PNG")
+               and page.count('src="data:image/png;base64') == 2
+               and "without learning" in page, "it shows figure, filters and what layers learned")
 
         bare = alone / "digit-quick-seed1"
         done = call([sys.executable, RENDER, "--out", out, *runs])
