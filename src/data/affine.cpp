@@ -78,6 +78,14 @@ torch::Tensor symmetric_uniform(const Dataset& dataset, int64_t k, const Stream&
   return values;
 }
 
+/// [N] float32, radians, uniform on +-max_degrees.
+torch::Tensor random_angles(const Dataset& dataset, double max_degrees, const Stream& stream,
+                            DrawScheme scheme) {
+  const auto turns =
+      symmetric_uniform(dataset, 1, stream.split("rotation"), scheme, "rotated").squeeze(1);
+  return (turns * max_degrees * (std::numbers::pi / 180)).contiguous();
+}
+
 }  // namespace
 
 torch::Tensor rotate(const torch::Tensor& x, const torch::Tensor& angles_radians) {
@@ -97,20 +105,18 @@ torch::Tensor rotate(const torch::Tensor& x, const torch::Tensor& angles_radians
 
 Dataset rotated(const Dataset& dataset, double max_degrees, const Stream& stream,
                 DrawScheme scheme) {
-  const auto turns =
-      symmetric_uniform(dataset, 1, stream.split("rotation"), scheme, "rotated").squeeze(1);
   auto result = dataset;
   result.name = fmt::format("rotated({}, {})", dataset.name, max_degrees);
-  result.x = rotate(dataset.x, (turns * max_degrees * (std::numbers::pi / 180)).contiguous());
+  result.x = rotate(dataset.x, random_angles(dataset, max_degrees, stream, scheme));
   return result;
 }
 
 Dataset angles_of(const Dataset& dataset, const Stream& stream) {
-  auto result = rotated(dataset, 180, stream);
-  const auto angles = std::numbers::pi * symmetric_uniform(dataset, 1, stream.split("rotation"),
-                                                           DrawScheme::PerSample, "angles_of");
+  const auto angles = random_angles(dataset, 180, stream, DrawScheme::PerSample);
+  auto result = dataset;
   result.name = fmt::format("angles({})", dataset.name);
-  result.y = torch::cat({angles.cos(), angles.sin()}, 1);
+  result.x = rotate(dataset.x, angles);
+  result.y = torch::stack({angles.cos(), angles.sin()}, 1);
   result.classes = 2;
   return result;
 }

@@ -230,7 +230,7 @@ double Trainer::hyper_rate() const {
 /// No further in one refresh than a prior goes: prior.trust bounds a change of log 1/sigma^2 too.
 /// Factored curvature may count more effective parameters than there are targets; the evidence then
 /// grows with the noise.
-void Trainer::learn_noise(Fit& fit, double effective_dimension) {
+void Trainer::learn_noise(const Fit& fit, double effective_dimension) {
   auto* gaussian = dynamic_cast<Gaussian*>(likelihood_.get());
   if (!gaussian || !config_.noise.learn) return;
   const double now = gaussian->noise(), bound = std::exp(0.5 * prior_config_.trust);
@@ -238,7 +238,7 @@ void Trainer::learn_noise(Fit& fit, double effective_dimension) {
   const double next = effective_dimension < targets
                           ? noise_step(*gaussian, fit, network_->outputs(), effective_dimension)
                           : now * bound;
-  set_noise(*gaussian, fit, network_->outputs(), std::clamp(next, now / bound, now * bound));
+  gaussian->set_noise(std::clamp(next, now / bound, now * bound));
   curvature_->set_scale(gaussian->curvature_scale());
   measure_losses();
 }
@@ -287,7 +287,7 @@ void Trainer::refresh(EpochRecord& record) {
   const std::string update = moves_priors() ? prior_config_.update : "none";
   const bool checks = refreshes_ % config_.refresh.checks_every == 0;
   options.bases = kfac_ != nullptr || checks || update == "profile";
-  auto fit = fit_curvature(*network_, *likelihood_, data, options);
+  const auto fit = fit_curvature(*network_, *likelihood_, data, options);
   curvature_ = fit.curvature;
   record.evidence = evaluate_evidence(fit, *likelihood_, priors_);
   keep_good_state(fit.log_likelihood / static_cast<double>(train_.count()));
@@ -372,7 +372,7 @@ double Trainer::first_order_epoch(const Tensor& order) {
   const bool burn_in = kfac_ != nullptr;
   const bool adam = config_.optimiser == "adam";
   // Gradients of a regression grow as 1/sigma^2: a step is one down the squared error.
-  const double unit = adam && !burn_in ? 1.0 : 1 / likelihood_->curvature_scale();
+  const double unit = adam ? 1.0 : 1 / likelihood_->curvature_scale();
   const auto precisions = pulls();
   const auto per_epoch = train_.count() / config_.batch;
   const auto n = static_cast<double>(train_.count());

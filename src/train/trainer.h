@@ -102,7 +102,7 @@ class Trainer {
   Samples refresh_samples(int64_t count, const Stream& stream) const;
   void refresh(EpochRecord& record);
   bool moves_priors() const;
-  void learn_noise(Fit& fit, double effective_dimension);
+  void learn_noise(const Fit& fit, double effective_dimension);
   void measure_losses();
   void learn_by_evidence();
   void learn_by_loss(const Samples& batch);
