@@ -62,34 +62,41 @@ template <class T>
 template <class T>
 constexpr int64_t kLanes = kColumns<T> / kWide;
 
-/// How many tiles the lower triangle of a [side, side] product has.
+/// How many tiles the lower triangle of a [side, side] product has of which the first `used` rows
+/// are not padding.
 template <class T>
-int64_t count_lower_tiles(int64_t side) {
+int64_t count_lower_tiles(int64_t side, int64_t used) {
   int64_t tiles = 0;
-  for (int64_t j = 0; j < side; j += kColumns<T>) tiles += 1 + (side - j - kLanes<T>) / kHigh;
+  for (int64_t j = 0; j < side; j += kColumns<T>)
+    tiles += 1 + std::max<int64_t>(0, used - j - kLanes<T> + kHigh - 1) / kHigh;
   return tiles;
 }
 
 /// Those of them in [begin, end): in columns j the square on the diagonal, one vector wide, then
 /// the rows below it.
 template <class T>
-[[gnu::always_inline]] inline void add_lower_tiles(Packed<T> rows, int64_t count, int64_t begin,
-                                                   int64_t end, T* sum) {
+[[gnu::always_inline]] inline void add_lower_tiles(Packed<T> rows, int64_t used, int64_t count,
+                                                   int64_t begin, int64_t end, T* sum) {
   int64_t tile = 0;
   for (int64_t j = 0; j < rows.side && tile < end; j += kColumns<T>) {
-    if (tile++ >= begin) add_tile<Into::kSum, kLanes<T>, 1>(rows, rows, count, j, j, sum);
-    for (int64_t i = j + kLanes<T>; i < rows.side && tile < end; i += kHigh, ++tile)
+    if (tile++ >= begin) {
+      if (used - j > kHigh || kLanes<T> == kHigh)
+        add_tile<Into::kSum, kLanes<T>, 1>(rows, rows, count, j, j, sum);
+      else  // few columns: the rest of the square is padding
+        add_tile<Into::kSum, kHigh, 1>(rows, rows, count, j, j, sum);
+    }
+    for (int64_t i = j + kLanes<T>; i < used && tile < end; i += kHigh, ++tile)
       if (tile >= begin) add_tile<Into::kSum, kHigh, kWide>(rows, rows, count, i, j, sum);
   }
 }
 
-EVARISTE_WIDEST void add_gram(Packed<float> rows, int64_t count, int64_t begin, int64_t end,
-                              float* sum) {
-  add_lower_tiles(rows, count, begin, end, sum);
+EVARISTE_WIDEST void add_gram(Packed<float> rows, int64_t used, int64_t count, int64_t begin,
+                              int64_t end, float* sum) {
+  add_lower_tiles(rows, used, count, begin, end, sum);
 }
-EVARISTE_WIDEST void add_gram(Packed<double> rows, int64_t count, int64_t begin, int64_t end,
-                              double* sum) {
-  add_lower_tiles(rows, count, begin, end, sum);
+EVARISTE_WIDEST void add_gram(Packed<double> rows, int64_t used, int64_t count, int64_t begin,
+                              int64_t end, double* sum) {
+  add_lower_tiles(rows, used, count, begin, end, sum);
 }
 EVARISTE_WIDEST void add_squares(Packed<float> a, Packed<float> b, int64_t count, int64_t begin,
                                  int64_t end, float* sum) {
@@ -133,7 +140,7 @@ void add_lower_gram_of(const Tensor& rows, Tensor& sum) {
   const auto r = rows.size(0), d = rows.size(1), side = sum.size(0);
   const auto deep = std::clamp<int64_t>(kBlockBytes / (side * static_cast<int64_t>(sizeof(T))), 16,
                                         std::min(kDeep, std::max<int64_t>(16, r)));
-  const auto tiles = count_lower_tiles<T>(side);
+  const auto tiles = count_lower_tiles<T>(side, d);
   const T* from = rows.data_ptr<T>();
   T* to = sum.data_ptr<T>();
   const auto flops = 2 * r * kHigh * kColumns<T>;
@@ -145,7 +152,7 @@ void add_lower_gram_of(const Tensor& rows, Tensor& sum) {
                        const auto count = std::min(deep, r - k);
                        add_gram(
                            block(from + k * rows.stride(0), rows.stride(0), rows.stride(1), count),
-                           count, begin, end, to);
+                           d, count, begin, end, to);
                      }
                    });
 }
