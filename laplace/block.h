@@ -55,7 +55,8 @@ class Block {
   /// phi(x) with the features in the order in which they are gathered fastest; what goes over all
   /// features and positions of a sample takes these.
   virtual Tensor gathered(const Tensor& x) const { return phi(x); }
-  /// [J]: gathered feature j' is feature order[j'] of phi; undefined where the two agree.
+  /// [J] on the value's device: gathered feature j' is feature order[j'] of phi; undefined where
+  /// the two agree.
   virtual Tensor gathered_order() const { return {}; }
   /// Cotangent of x for g [Q, n, T, J] at gathered(x): the transpose of gathered.
   virtual Tensor scattered(const Tensor& g, const Tensor& x) const;

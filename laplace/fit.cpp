@@ -8,6 +8,7 @@
 #include "core/error.h"
 #include "core/nearest.h"
 #include "laplace/block_index.h"
+#include "laplace/cuda/recording.h"
 #include "laplace/kron_sums.h"
 #include "laplace/linear_sum.h"
 
@@ -26,21 +27,120 @@ int64_t widest(const Tape& tape) {
   return entries;
 }
 
-/// Forward over chunks; per_chunk(tape, outputs f, labels y, index of the first sample), which
-/// exchanges nothing.
+/// per_chunk(inputs x, labels y, index of the first sample), which exchanges nothing.
 template <class PerChunk>
-void for_each_chunk(Layer& network, const Samples& data, int64_t batch, const PerChunk& per_chunk) {
+void for_each_chunk(const Samples& data, int64_t batch, const PerChunk& per_chunk) {
   torch::NoGradGuard no_grad;
   do_part(data.processes, [&] {
     for (int64_t begin = 0; begin < data.count(); begin += batch) {
       const auto count = std::min(batch, data.count() - begin);
-      Tape tape;
-      const auto f = network.forward(data.inputs(begin, count), &tape);
-      expect_finite(f, "network outputs");
-      per_chunk(tape, f, data.y.narrow(0, begin, count), begin);
+      per_chunk(data.inputs(begin, count), data.y.narrow(0, begin, count), begin);
     }
   });
 }
+
+/// A value that steps of work read: where they are recorded, at a place that stays.
+class Held {
+ public:
+  void set(const Tensor& value, bool stays) {
+    if (!stays)
+      value_ = value;
+    else if (!value_.defined())
+      value_ = value.clone();
+    else
+      value_.copy_(value);
+  }
+  const Tensor& operator*() const { return value_; }
+
+ private:
+  Tensor value_;
+};
+
+/// What a pass over chunks does with each: forward, then backward of columns that are made of the
+/// outputs in between. Chunks of `recorded` samples (0: none) become recordings.
+class ChunkPass {
+ public:
+  ChunkPass(Layer& network, const Likelihood& likelihood, const Samples& data, int64_t recorded)
+      : network_(network),
+        likelihood_(likelihood),
+        data_(data),
+        sums_(torch::zeros({3}, data.x.options().dtype(torch::kFloat64))),
+        recorded_(recorded) {
+    if (recorded > 0) steps_ = std::make_unique<cuda::RecordedSteps>(data.x.device());
+  }
+
+  /// Outputs f; adds up the likelihood.
+  const Tensor& forward(const Tensor& x, const Tensor& y) {
+    is_recorded_ = x.size(0) == recorded_;
+    x_.set(x, is_recorded_);
+    y_.set(y, is_recorded_);
+    run(0, [this] {
+      tape_ = {};
+      f_ = network_.forward(*x_, &tape_);
+      sums_ += torch::stack({likelihood_.log_density(f_, *y_).sum(torch::kFloat64),
+                             likelihood_.normaliser(f_).sum(torch::kFloat64),
+                             at::isfinite(f_).logical_not().sum(torch::kFloat64)});
+    });
+    outputs_ += f_.numel();
+    return f_;
+  }
+
+  /// Of `columns` [R, n, C], `at_once` of them in one pass, and of `sketch` besides them where it
+  /// is defined; visit(m, x, g, part).
+  template <class Visit>
+  void backward(const Tensor& columns, const Tensor& sketch, int64_t at_once,
+                const BlockIndex& index, const Visit& visit) {
+    columns_.set(columns, is_recorded_);
+    if (sketch.defined()) sketch_.set(sketch, is_recorded_);
+    run(1, [&] {
+      const auto pass = [&](const Tensor& some, const Part& part) {
+        const auto visit_part = [&](size_t m, const Tensor& x, const Tensor& g) {
+          visit(m, x, g, part);
+        };
+        network_.backward(some, tape_, sink_of(index, visit_part), false);
+      };
+      const auto all = columns.size(0);
+      for (int64_t r = 0; r < all; r += at_once)
+        pass((*columns_).narrow(0, r, std::min(at_once, all - r)),
+             {r == 0, r + at_once >= all, all});
+      if (sketch.defined()) pass(*sketch_, {true, true, 1, true});
+    });
+  }
+
+  /// This process's sums of the log density and of its normaliser, [2]. Throws NumericalError, on
+  /// every process, unless all outputs were finite: to ask for each chunk would wait for the device
+  /// each time.
+  Tensor sums() const {
+    Tensor sums;
+    do_part(data_.processes, [&] {
+      sums = sums_.cpu();
+      if (const auto broken = sums[2].item<double>(); broken > 0)
+        throw NumericalError(
+            fmt::format("network outputs: expected finite numbers, found {} NaN or infinite of {}",
+                        broken, outputs_));
+    });
+    return sums.narrow(0, 0, 2);
+  }
+
+ private:
+  void run(size_t step, const std::function<void()>& work) {
+    if (is_recorded_)
+      steps_->run(step, work);
+    else
+      work();
+  }
+
+  Layer& network_;
+  const Likelihood& likelihood_;
+  const Samples& data_;
+  Tensor sums_;  // log density, normaliser, outputs that are not finite
+  int64_t recorded_, outputs_ = 0;
+  bool is_recorded_ = false;  // the chunk at hand
+  Tape tape_;
+  Tensor f_;
+  Held x_, y_, columns_, sketch_;
+  std::unique_ptr<cuda::RecordedSteps> steps_;
+};
 
 /// Samples by falling number of columns, so that a chunk's samples need about the same.
 struct RankedSamples {
@@ -98,35 +198,22 @@ void fisher_pass(Layer& network, const Likelihood& likelihood, const Samples& gi
   if (ranked) order = rank_samples(network, likelihood, given, options, cut.samples);
   const auto& data = ranked ? order.data : given;
   fit.dropped = order.dropped;
+  ChunkPass pass(network, likelihood, data, options.graphs ? cut.samples : 0);
   double columns_sum = 0;
-  for_each_chunk(
-      network, data, cut.samples,
-      [&](const Tape& tape, const Tensor& f, const Tensor& y, int64_t begin) {
-        fit.log_likelihood +=
-            likelihood.log_density(f, y).sum(torch::kFloat64).template item<double>();
-        fit.normaliser += likelihood.normaliser(f).sum(torch::kFloat64).template item<double>();
-        const auto columns = ranked ? likelihood.ranked_root(f).narrow(
-                                          0, 0, std::max<int64_t>(1, order.ranks[begin]))
-                                    : likelihood.columns(options.fisher, f, y, options.mc_samples,
-                                                         options.stream, data.first + begin);
-        columns_sum += static_cast<double>(columns.size(0) * columns.size(1));
-        const auto all = columns.size(0);
-        const auto backward = [&](const Tensor& some, const Part& part) {
-          const auto visit_part = [&](size_t m, const Tensor& x, const Tensor& g) {
-            visit(m, x, g, part);
-          };
-          network.backward(some, tape, sink_of(index, visit_part), false);
-        };
-        for (int64_t r = 0; r < all; r += cut.columns)
-          backward(columns.narrow(0, r, std::min(cut.columns, all - r)),
-                   {r == 0, r + cut.columns >= all, all});
-        if (options.correction == Correction::kSketch && is_corrected(options))
-          backward(likelihood.columns(Fisher::kSketch, f, y, 1, options.stream.split("trace"),
-                                      data.first + begin),
-                   {true, true, 1, true});
-      });
-  const auto sums =
-      torch::tensor({fit.log_likelihood, fit.normaliser, columns_sum}, torch::kFloat64);
+  for_each_chunk(data, cut.samples, [&](const Tensor& x, const Tensor& y, int64_t begin) {
+    const auto& f = pass.forward(x, y);
+    const auto columns =
+        ranked ? likelihood.ranked_root(f).narrow(0, 0, std::max<int64_t>(1, order.ranks[begin]))
+               : likelihood.columns(options.fisher, f, y, options.mc_samples, options.stream,
+                                    data.first + begin);
+    columns_sum += static_cast<double>(columns.size(0) * columns.size(1));
+    Tensor sketch;
+    if (options.correction == Correction::kSketch && is_corrected(options))
+      sketch = likelihood.columns(Fisher::kSketch, f, y, 1, options.stream.split("trace"),
+                                  data.first + begin);
+    pass.backward(columns, sketch, cut.columns, index, visit);
+  });
+  const auto sums = torch::cat({pass.sums(), torch::full({1}, columns_sum, torch::kFloat64)});
   data.sum({sums});
   fit.log_likelihood = data.weight() * sums[0].item<double>();
   fit.normaliser = data.weight() * sums[1].item<double>();
@@ -150,7 +237,7 @@ std::vector<Tensor> ekfac_spectra(Layer& network, const Likelihood& likelihood, 
                 const auto squares =
                     squared_gradients(*blocks[m], features[m], g, f.b.basis.to(type));
                 if (part.is_last) features[m] = {};
-                spectra[m] = spectra[m].defined() ? spectra[m] + squares : squares;
+                spectra[m] = spectra[m].defined() ? spectra[m].add_(squares) : squares;
               });
   data.sum(spectra);
   for (auto& spectrum : spectra) spectrum *= data.weight();
@@ -178,6 +265,14 @@ void expect_defined(const std::vector<const Block*>& blocks, const CurvatureOpti
         "its factors are singular");
   const bool is_kron =
       options.structure == Structure::kKron || options.structure == Structure::kEkfac;
+  if (options.graphs && !is_kron && options.structure != Structure::kDiag)
+    throw UsageError(
+        "graphs = true records sums that stay in place, those of structures kron, ekfac and diag: "
+        "use one of them, or graphs = false");
+  if (options.graphs && options.rank_tolerance > 0)
+    throw UsageError(
+        "graphs = true repeats the same work for every chunk, rank_tolerance > 0 leaves out "
+        "columns: use one of the two");
   const auto* previous = dynamic_cast<const KronCurvature*>(options.previous.get());
   const auto is_alike = [](const Block* a, const Block* b) { return a->name == b->name; };
   if (options.previous && (!is_kron || !previous ||
@@ -358,8 +453,10 @@ Fit fit_curvature(Layer& network, const Likelihood& likelihood, const Samples& d
     case Structure::kEkfac: {
       std::vector<KronSums> sums(blocks.size());
       LastReport last;
-      // Rows of factors are kept where they are few; those of several processes do not add up.
-      const auto rows = data.processes ? std::numeric_limits<int32_t>::max() : data.count();
+      // Rows of factors are kept where they are few; those of several processes do not add up,
+      // those of recorded steps are overwritten.
+      const bool keeps_rows = !data.processes && !options.graphs;
+      const auto rows = keeps_rows ? data.count() : std::numeric_limits<int32_t>::max();
       fisher_pass(network, likelihood, data, options, index, fit,
                   [&](size_t m, const Tensor& x, const Tensor& g, const Part& part) {
                     add_kron(sums[m], last, *blocks[m], x, g, part, options, rows);
@@ -458,15 +555,16 @@ Gradient log_likelihood_gradient(Layer& network, const Likelihood& likelihood, c
   const BlockIndex index(blocks);
   Gradient out;
   for (const auto* block : blocks) out.blocks.push_back(torch::zeros_like(block->value()));
-  for_each_chunk(
-      network, data, cut_pass(network, data, batch, 1).samples,
-      [&](const Tape& tape, const Tensor& f, const Tensor& y, int64_t) {
-        out.log_likelihood += likelihood.log_density(f, y).sum(torch::kFloat64).item<double>();
-        const auto add = [&](size_t m, const Tensor& x, const Tensor& g) {
-          out.blocks[m] += blocks[m]->gradient(x, g[0]);
-        };
-        network.backward(likelihood.score(f, y).unsqueeze(0), tape, sink_of(index, add), false);
-      });
+  ChunkPass pass(network, likelihood, data, 0);
+  for_each_chunk(data, cut_pass(network, data, batch, 1).samples,
+                 [&](const Tensor& x, const Tensor& y, int64_t) {
+                   const auto& f = pass.forward(x, y);
+                   const auto add = [&](size_t m, const Tensor& at, const Tensor& g, const Part&) {
+                     out.blocks[m] += blocks[m]->gradient(at, g[0]);
+                   };
+                   pass.backward(likelihood.score(f, y).unsqueeze(0), {}, 1, index, add);
+                 });
+  out.log_likelihood = pass.sums()[0].item<double>();
   data.sum(out.blocks);
   out.log_likelihood = data.sum(out.log_likelihood);
   for (size_t m = 0; m < blocks.size(); ++m) {
@@ -485,7 +583,8 @@ std::vector<double> fisher_traces(Layer& network, const Likelihood& likelihood, 
   Fit fit;
   fisher_pass(network, likelihood, data, options, BlockIndex(blocks), fit,
               [&](size_t m, const Tensor& x, const Tensor& g, const Part&) {
-                traces[m] += gradient_trace(*blocks[m], Features(*blocks[m], x), g) * data.weight();
+                traces[m] += gradient_trace(*blocks[m], Features(*blocks[m], x), g).item<double>() *
+                             data.weight();
               });
   auto sums = torch::tensor(traces, torch::kFloat64);
   data.sum({sums});

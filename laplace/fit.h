@@ -101,6 +101,10 @@ struct CurvatureOptions {
   Sharing copies = Sharing::kReduce;
   Positions positions = Positions::kSelected;
   int64_t batch = 250;  ///< samples per chunk; results do not depend on it
+  /// Forward and backward of a chunk as CUDA graphs (cuda/recording.h), for networks of many small
+  /// layers, which wait for kernels to start. Structures kron, ekfac and diag; nothing changes on
+  /// the CPU.
+  bool graphs = false;
   /// Exact Fisher only: each sample keeps the fewest columns of its root that leave out at most
   /// this part of the mean trace of Lambda. Confident samples keep one or none of C - 1, so a
   /// trained network's fit is several times cheaper; what is left out is positive, so the factors

@@ -80,19 +80,22 @@ void add_factors(KronSums& sums, const KronSums* of_weight, const Block& block, 
   }
 }
 
+void add_trace(KronSums& sums, const Tensor& trace) {
+  sums.trace = sums.trace.defined() ? sums.trace.add_(trace) : trace;
+}
+
 /// Adds up what each process has seen; matrices only, as rows of several would not add.
 void sum_kron(const Processes& processes, std::vector<KronSums>& sums) {
   std::vector<Tensor> matrices;
-  auto traces = torch::empty({static_cast<int64_t>(sums.size())}, torch::kFloat64);
+  auto traces = torch::zeros({static_cast<int64_t>(sums.size())}, torch::kFloat64);
   for (size_t m = 0; m < sums.size(); ++m) {
     matrices.push_back(sums[m].a.as_gram());
     if (!sums[m].twin) matrices.push_back(sums[m].b.as_gram());
-    traces[static_cast<int64_t>(m)] = sums[m].trace;
+    if (sums[m].trace.defined()) traces[static_cast<int64_t>(m)] = sums[m].trace.cpu();
   }
   sum_symmetric_over(processes, matrices);
   sum_over(processes, {traces});
-  for (size_t m = 0; m < sums.size(); ++m)
-    sums[m].trace = traces[static_cast<int64_t>(m)].item<double>();
+  for (size_t m = 0; m < sums.size(); ++m) sums[m].trace = traces[static_cast<int64_t>(m)];
 }
 
 }  // namespace
@@ -109,12 +112,12 @@ void add_kron(KronSums& sums, LastReport& last, const Block& block, const Tensor
   const bool is_elementwise = block.is_elementwise();
   const bool is_exact = options.correction != Correction::kSketch;
   if (part.is_sketch) {
-    sums.trace += gradient_trace(block, Features(block, x), g);
+    add_trace(sums, gradient_trace(block, Features(block, x), g));
     return;
   }
   if ((is_corrected(options) && is_exact) || is_elementwise) {
     if (part.is_first) sums.features = Features(block, x);
-    if (is_exact) sums.trace += gradient_trace(block, sums.features, g);
+    if (is_exact) add_trace(sums, gradient_trace(block, sums.features, g));
   }
   if (is_elementwise) {  // the exact [J, J] of each group is its own factor
     const auto exact = block.value().size(2) == 1
@@ -150,7 +153,7 @@ std::shared_ptr<KronCurvature> finish_kron(const std::vector<const Block*>& bloc
                                   sums[m].share_b / sums[m].twin->share_b)
                             : sums[m].b.finish(data.weight() * sums[m].share_b);
     const auto kron_trace = (factor.a.traces() * factor.b.traces()).sum().item<double>();
-    const auto trace = sums[m].trace * data.weight();
+    const auto trace = sums[m].trace.defined() ? sums[m].trace.item<double>() * data.weight() : 0.0;
     if (!std::isfinite(kron_trace))
       throw NumericalError(
           fmt::format("{}: the curvature factors are not finite", blocks[m]->name));

@@ -17,7 +17,7 @@ bool is_corrected(const CurvatureOptions& options);
 /// Sums of one block of a Kronecker fit.
 struct KronSums {
   FactorSum a, b;
-  double trace = 0;
+  Tensor trace;  // [] float64, where it is asked for
   bool started = false;
   bool has_view = false;  // phi(x) is x itself, seen as rows
   Features features;      // of the samples at hand, for all their columns

@@ -75,7 +75,7 @@ int64_t cached_entries(const Tensor& like) {
 Tensor as_gathered(const Block& block, const Tensor& matrix) {
   auto order = block.gathered_order();
   if (!order.defined()) return matrix;
-  order = order.to(matrix.device());
+  order = order.to(matrix.device());  // cotangents may be kept on the CPU
   return matrix.index_select(1, order).index_select(2, order);
 }
 
@@ -139,7 +139,6 @@ Features::Features(const Block& block, const Tensor& x, const Tensor& basis_a)
     : block_(&block), x_(x), basis_(basis_a) {
   if (basis_.defined()) return;
   order_ = block.gathered_order();
-  if (order_.defined()) order_ = order_.to(x.device());
   squares_ = block.squared_gradients_of(x);
 }
 
@@ -148,8 +147,7 @@ const Tensor& Features::values() const {
   values_ = block_->gathered(x_);
   if (!basis_.defined()) return values_;
   const auto order = block_->gathered_order();
-  values_ =
-      times_each(values_, order.defined() ? basis_.index_select(1, order.to(x_.device())) : basis_);
+  values_ = times_each(values_, order.defined() ? basis_.index_select(1, order) : basis_);
   return values_;
 }
 
@@ -187,30 +185,28 @@ bool gram_form_is_cheaper(int64_t positions, int64_t folds, int64_t outputs, int
 
 }  // namespace
 
-double gradient_trace(const Block& block, const Features& features, const Tensor& g) {
+Tensor gradient_trace(const Block& block, const Features& features, const Tensor& g) {
   if (features.squares()) {
     const auto shape = block.value().sizes().vec();
     const auto t = g[0][0].numel() / (shape[0] * shape[1]);
     if (!gram_form_is_cheaper(t, g.size(0), shape[1], shape[2]))
-      return features.squares()(g).sum().item<double>();
+      return features.squares()(g).sum(torch::kFloat64);
   }
   const auto p = positions_of(block, features.values(), g);
   if (p.positions == 1) {
     const auto squares = p.g.squeeze(3).square().sum({1, 3});  // [Q, n]
-    return (squares * p.phi.squeeze(2).square().sum(2)).sum(torch::kFloat64).item<double>();
+    return (squares * p.phi.squeeze(2).square().sum(2)).sum(torch::kFloat64);
   }
   const auto t = p.positions;
   const bool has_few = gram_form_is_cheaper(t, p.folds, p.outputs, p.inputs);
+  auto trace = torch::zeros({}, p.g.options().dtype(torch::kFloat64));
   if (!has_few && has_register_tiles(p.g)) {
-    double trace = 0;
-    for (int64_t q = 0; q < p.groups; ++q)
-      trace += squared_products(p.g[q], p.phi[q]).sum().item<double>();
+    for (int64_t q = 0; q < p.groups; ++q) trace += squared_products(p.g[q], p.phi[q]).sum();
     return trace;
   }
   // Few samples at a time, so that their features stay in the cache for all columns.
   const auto entries = p.groups * (has_few ? t * t : t * p.inputs);
   const auto tile = std::clamp<int64_t>(cached_entries(p.g) / entries, 1, p.samples);
-  double trace = 0;
   for (int64_t begin = 0; begin < p.samples; begin += tile) {
     const auto count = std::min(tile, p.samples - begin);
     const auto phi = p.phi.narrow(1, begin, count);  // [Q, c, T, J]
@@ -222,11 +218,10 @@ double gradient_trace(const Block& block, const Features& features, const Tensor
         grams = grams.defined() ? grams.add_(product) : product;
       } else {
         const auto gradients = one.transpose(2, 3).matmul(phi).flatten();
-        trace += gradients.dot(gradients).item<double>();
+        trace += gradients.dot(gradients);
       }
     }
-    if (has_few)
-      trace += grams.flatten().dot(phi.matmul(phi.transpose(2, 3)).flatten()).item<double>();
+    if (has_few) trace += grams.flatten().dot(phi.matmul(phi.transpose(2, 3)).flatten());
   }
   return trace;
 }

@@ -70,7 +70,8 @@ Tensor squared_gradients(const Block& block, const Features& features, const Ten
 
 /// sum_{r,n} |G|^2_F: the exact trace of the block. Where T = 1 a product of norms; else by
 /// per-sample gradients or by the Gram form sum_{t,t'} (phi_t . phi_t')(g_t . g_t'), the cheaper.
-double gradient_trace(const Block& block, const Features& features, const Tensor& g);
+/// A number [] float64 on the device, which nobody waits for.
+Tensor gradient_trace(const Block& block, const Features& features, const Tensor& g);
 
 /// J Sigma J^T summed over the entries of a block whose covariance is diagonal in the bases
 /// (U_B, U_A):  out[n, c, d] += sum_{q,i,j} s[q,i,j] (U_B^T G_c U_A)_ij (U_B^T G_d U_A)_ij,

@@ -105,6 +105,16 @@ void expect_meaning(const EvidenceRequest& request) {
   if (o.mc_samples != defaults.mc_samples && o.fisher != "mc")
     without("--mc-samples", "--fisher mc");
   if (o.rank_tolerance > 0 && o.fisher != "exact") without("--rank-tolerance", "--fisher exact");
+  if (o.graphs == "on" && line.device.rfind("cuda", 0) != 0)
+    without("--graphs on", "--device cuda");
+  if (o.graphs == "on" && o.rank_tolerance > 0)
+    throw UsageError(
+        "--graphs on repeats the same work for every chunk, --rank-tolerance leaves out columns: "
+        "use one of the two");
+  if (o.graphs == "on" && o.structure != "kron" && o.structure != "ekfac" && o.structure != "diag")
+    throw UsageError(fmt::format(
+        "--graphs on records the sums of --structure kron, ekfac and diag, not those of {}",
+        o.structure));
   if (o.noise != defaults.noise && o.likelihood != "regression")
     without("--noise", "--likelihood regression");
   if (o.prior_steps != defaults.prior_steps && o.fit != "adam")
@@ -361,6 +371,7 @@ CurvatureOptions curvature_options(const EvidenceOptions& o, const Stream& root,
                                        : Fisher::kExact;
   c.mc_samples = o.mc_samples;
   c.rank_tolerance = o.rank_tolerance;
+  c.graphs = o.graphs == "on";
   c.sharing = o.sharing == "reduce" ? Sharing::kReduce : Sharing::kExpand;
   c.correction = o.correction == "none"     ? Correction::kNone
                  : o.correction == "sketch" ? Correction::kSketch

@@ -21,6 +21,7 @@ struct EvidenceOptions {
   std::string fisher = "exact";
   int64_t mc_samples = 1;
   double rank_tolerance = 0;
+  std::string graphs = "off";
   std::string sharing = "expand";
   std::string correction = "trace";
   std::string bias = "exact";
@@ -75,6 +76,8 @@ struct EvidenceOptions {
     field("mc_samples", mc_samples, "labels drawn per sample with --fisher mc");
     field("rank_tolerance", rank_tolerance,
           "leave out columns of confident samples: at most this part of the output curvature");
+    field("graphs", graphs, "on: the pass as CUDA graphs, for networks of many small layers",
+          {"off", "on"});
     field("sharing", sharing, "positions as samples, or summed first", {"expand", "reduce"});
     field(
         "correction", correction,

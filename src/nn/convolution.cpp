@@ -90,7 +90,8 @@ Tensor ConvBlock::gathered(const Tensor& x) const {
 
 Tensor ConvBlock::gathered_order() const {
   const auto c = weight_.size(1), positions = geometry_.kernel[0] * geometry_.kernel[1];
-  return torch::arange(c * positions, torch::kInt64).view({c, positions}).t().flatten();
+  const auto on = torch::dtype(torch::kInt64).device(weight_.device());
+  return torch::arange(c * positions, on).view({c, positions}).t().flatten();
 }
 
 Tensor ConvBlock::scattered(const Tensor& g, const Tensor& x) const {

@@ -121,7 +121,10 @@ DiscMask::DiscMask(const std::vector<int64_t>& sides, double margin, double sigm
 }
 
 Tensor DiscMask::forward(const Tensor& x, Tape*) const {
-  return x * mask_.to(x.options().requires_grad(false));
+  const bool is_known =
+      known_.defined() && known_.device() == x.device() && known_.scalar_type() == x.scalar_type();
+  if (!is_known) known_ = mask_.to(x.options().requires_grad(false));
+  return x * known_;
 }
 
 Tensor DiscMask::jvp(const Tensor& dx, const Tape&, const Tangents&) const {

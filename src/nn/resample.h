@@ -81,7 +81,8 @@ class DiscMask : public Gather {
   Tensor transpose(const Tensor& g, const Tape& tape) const override;
 
  private:
-  Tensor mask_;  // follows from the sides: no buffer
+  Tensor mask_;           // follows from the sides: no buffer
+  mutable Tensor known_;  // in the type and on the device of the last inputs
 };
 
 }  // namespace evariste

@@ -2,6 +2,7 @@
 #include "tests/catch.h"
 
 #include "core/error.h"
+#include "laplace/cuda/recording.h"
 #include "laplace/device.h"
 #include "laplace/function_space.h"
 #include "laplace/hyper_gradient.h"
@@ -30,8 +31,8 @@ Samples on(const Samples& data, torch::Device device) {
 
 /// What `measure` says on both devices, number by number.
 template <class Measure>
-void check_both(const LayerExample& example, const Measure& measure) {
-  const Samples data{example.inputs(kSamples), random_labels(kSamples, 3, 4)};
+void check_both(const LayerExample& example, const Measure& measure, int64_t samples = kSamples) {
+  const Samples data{example.inputs(samples), random_labels(samples, 3, 4)};
   const auto here = measure(*example.build(), data);
   auto network = example.build();
   network->to(other_device());
@@ -149,6 +150,115 @@ TEST_CASE("every Kronecker option on another device", "[laplace][device]") {
       });
     }
   }
+}
+
+TEST_CASE("recorded steps are repeated where their tensors are", "[laplace][device]") {
+  const auto x = torch::arange(3, torch::kFloat64).to(other_device());
+  auto sum = torch::zeros({3}, x.options());
+  int called = 0;
+  cuda::RecordedSteps steps(other_device());
+  for (int i = 0; i < 4; ++i) {
+    x.fill_(i);
+    steps.run(0, [&] {
+      ++called;
+      sum += 2 * x.add(1).contiguous();
+    });
+  }
+  CHECK(called == 2);
+  CHECK(sum.cpu()[2].item<double>() == 2 * (1 + 2 + 3 + 4));
+  const auto refused = [&](const std::function<void()>& work) {
+    cuda::RecordedSteps bad(other_device());
+    bad.run(0, work);
+    CHECK_THROWS_AS(bad.run(0, work), NumericalError);
+  };
+  refused([&] { x.sum().item<double>(); });
+  refused([&] { x.cpu(); });
+  refused([&] { sum += torch::ones({3}, torch::kFloat64).to(other_device()); });
+  called = 0;
+  cuda::RecordedSteps here(torch::kCPU);
+  for (int i = 0; i < 3; ++i) here.run(0, [&] { ++called; });
+  CHECK(called == 3);
+}
+
+TEST_CASE("the pass of a fit can be recorded, for every layer", "[laplace][device]") {
+  std::vector<CurvatureOptions> list;
+  for (const auto structure : {Structure::kKron, Structure::kEkfac, Structure::kDiag}) {
+    list.push_back(options_of(structure));
+    list.back().batch = 2;  // of seven samples: as it is, recorded, repeated; and one alone
+  }
+  list.front().correction = Correction::kSketch;
+  list[1].fisher = Fisher::kMonteCarlo;
+  list.push_back(list.front());
+  list.back().correction = Correction::kTrace;
+  list.back().sharing = Sharing::kReduce;
+  for (const auto& example : layer_examples()) {
+    CAPTURE(example.type, example.title);
+    for (size_t i = 0; i < list.size(); ++i) {
+      CAPTURE(i);
+      CHECK_NOTHROW(check_both(
+          example,
+          [&](Network& network, const Samples& data) {
+            auto options = list[i];
+            options.graphs = !data.x.device().is_cpu();
+            const Softmax likelihood;
+            const auto fit = fit_curvature(network, likelihood, data, options);
+            const auto priors = layerwise_priors(*fit.curvature, 0.7);
+            std::vector<double> out = {fit.log_likelihood,
+                                       evaluate_evidence(fit, likelihood, priors).log_evidence};
+            const auto ratios = fit.curvature->trace_ratios();
+            for (const auto ratio : ratios)
+              if (!std::isnan(ratio)) out.push_back(ratio);
+            return out;
+          },
+          7));
+    }
+  }
+}
+
+TEST_CASE("cuda graphs: the pass of a fit is the same recorded", "[laplace][device][cuda]") {
+  if (!has_cuda()) {
+    WARN("skipped: no CUDA device");
+    return;
+  }
+  for (const auto& example : layer_examples()) {
+    CAPTURE(example.type, example.title);
+    const auto network = example.build();
+    network->to(torch::kCUDA);
+    const auto data =
+        on({example.inputs(9), random_labels(9, 3, 4)}, torch::Device(torch::kCUDA, 0));
+    for (const auto structure : {Structure::kKron, Structure::kEkfac, Structure::kDiag})
+      for (const auto fisher : {Fisher::kExact, Fisher::kMonteCarlo}) {
+        CAPTURE(static_cast<int>(structure), static_cast<int>(fisher));
+        auto options = options_of(structure);
+        options.fisher = fisher;
+        options.batch = 2;
+        std::vector<double> found;
+        for (const bool graphs : {false, true}) {
+          options.graphs = graphs;
+          const auto fit = fit_curvature(*network, Softmax(), data, options);
+          const auto priors = layerwise_priors(*fit.curvature, 0.7);
+          found.push_back(evaluate_evidence(fit, Softmax(), priors).log_evidence);
+        }
+        CHECK(found[1] == Approx(found[0]).epsilon(1e-9));
+      }
+  }
+}
+
+TEST_CASE("what cannot be recorded says so", "[laplace][device]") {
+  const auto& example = layer_examples().front();
+  const Samples data{example.inputs(kSamples), random_labels(kSamples, 3, 4)};
+  const auto network = example.build();
+  for (const auto structure : {Structure::kBlock, Structure::kFull, Structure::kLastLayer}) {
+    auto options = options_of(structure);
+    options.graphs = true;
+    CHECK_THROWS_WITH(fit_curvature(*network, Softmax(), data, options),
+                      Catch::Contains("kron, ekfac and diag"));
+  }
+  auto options = options_of(Structure::kKron);
+  options.graphs = true;
+  options.rank_tolerance = 0.1;
+  CHECK_THROWS_WITH(fit_curvature(*network, Softmax(), data, options),
+                    Catch::Contains("use one of the two"));
 }
 
 TEST_CASE("gradients of the evidence on another device", "[laplace][device]") {

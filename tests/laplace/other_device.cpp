@@ -13,6 +13,10 @@
 #include <torch/library.h>
 
 #include <cstring>
+#include <mutex>
+
+#include "core/error.h"
+#include "laplace/cuda/recording.h"
 
 namespace evariste {
 namespace {
@@ -86,6 +90,40 @@ Tensor seen(const Tensor& x) {
                           torch::dtype(x.scalar_type()));
 }
 
+/// What was asked of the device while it was recorded, in order: what does it again, into the same
+/// memory. As on a GPU a view is nothing to do, and so is memory.
+using Recording = std::vector<std::function<void()>>;
+thread_local Recording* recording = nullptr;
+
+/// Operations that are part of one that is recorded.
+struct Unrecorded {
+  Unrecorded() { recording = nullptr; }
+  ~Unrecorded() { recording = outer; }
+  Recording* const outer = recording;
+};
+
+/// A tensor as it is now: sizes and strides of the same one may be changed in place later.
+Tensor as_now(const Tensor& x) { return x.defined() ? at::alias(x) : x; }
+
+void expect_unrecorded(const char* what) {
+  if (recording) throw NumericalError(fmt::format("recorded work {}", what));
+}
+
+struct OtherRecorder : cuda::Recorder {
+  std::function<void()> record(const std::function<void()>& work) override {
+    auto& one = recordings.emplace_back(std::make_unique<Recording>());
+    struct Recorded {
+      explicit Recorded(Recording* list) { recording = list; }
+      ~Recorded() { recording = nullptr; }
+    } const recorded(one.get());
+    work();
+    return [list = one.get()] {
+      for (const auto& again : *list) again();
+    };
+  }
+  std::vector<std::unique_ptr<Recording>> recordings;
+};
+
 Tensor empty(c10::IntArrayRef size, std::optional<c10::ScalarType> type, std::optional<c10::Layout>,
              std::optional<c10::Device>, std::optional<bool>,
              std::optional<c10::MemoryFormat> format) {
@@ -102,7 +140,12 @@ Tensor empty_strided(c10::IntArrayRef size, c10::IntArrayRef stride,
 }
 
 Tensor copy_from(const Tensor& from, const Tensor& to, bool) {
-  if (to.numel() > 0) seen(to).copy_(seen(from));
+  if (from.device() != to.device()) expect_unrecorded("copies to or from the device");
+  const auto copy = [](const Tensor& a, const Tensor& b) {
+    if (b.numel() > 0) seen(b).copy_(seen(a));
+  };
+  copy(from, to);
+  if (recording) recording->push_back([copy, a = as_now(from), b = as_now(to)] { copy(a, b); });
   return to;
 }
 
@@ -117,17 +160,43 @@ Tensor copy_from_and_resize(const Tensor& from, const Tensor& to) {
   return copy_from(from, to, false);
 }
 
-c10::Scalar scalar_of(const Tensor& x) { return seen(x).item(); }
+c10::Scalar scalar_of(const Tensor& x) {
+  expect_unrecorded("waits for a number of the device");
+  return seen(x).item();
+}
 
 Tensor here(const Tensor& x) { return x.to(c10::Device(kOther, 0)); }
+
+/// Tensors on the device that `compute` makes on the CPU.
+template <class Compute>
+std::vector<Tensor> computed(const Compute& compute) {
+  std::vector<Tensor> out;
+  {
+    const Unrecorded inside;
+    for (const auto& one : compute()) out.push_back(one.defined() ? here(one) : one);
+  }
+  std::vector<Tensor> kept;
+  for (const auto& one : out) kept.push_back(as_now(one));
+  if (recording)
+    recording->push_back([out = kept, compute] {
+      const auto again = compute();
+      for (size_t i = 0; i < out.size(); ++i)
+        if (out[i].defined()) seen(out[i]).copy_(again[i]);
+    });
+  return out;
+}
 
 Tensor convolve(const Tensor& x, const Tensor& weight, const std::optional<Tensor>& bias,
                 c10::IntArrayRef stride, c10::IntArrayRef padding, c10::IntArrayRef dilation,
                 bool transposed, c10::IntArrayRef output_padding, int64_t groups) {
-  return here(
-      at::convolution(seen(x), seen(weight),
-                      bias && bias->defined() ? std::optional<Tensor>(seen(*bias)) : std::nullopt,
-                      stride, padding, dilation, transposed, output_padding, groups));
+  return computed([=, x = as_now(x), weight = as_now(weight), stride = stride.vec(),
+                   padding = padding.vec(), dilation = dilation.vec(),
+                   output_padding = output_padding.vec()] {
+    return std::vector<Tensor>{
+        at::convolution(seen(x), seen(weight),
+                        bias && bias->defined() ? std::optional<Tensor>(seen(*bias)) : std::nullopt,
+                        stride, padding, dilation, transposed, output_padding, groups)};
+  })[0];
 }
 
 std::tuple<Tensor, Tensor, Tensor> convolve_backward(const Tensor& g, const Tensor& x,
@@ -136,11 +205,15 @@ std::tuple<Tensor, Tensor, Tensor> convolve_backward(const Tensor& g, const Tens
                                                      c10::IntArrayRef dilation, bool transposed,
                                                      c10::IntArrayRef output_padding,
                                                      int64_t groups, std::array<bool, 3> wanted) {
-  const auto [dx, dw, db] =
-      at::convolution_backward(seen(g), seen(x), seen(weight), std::nullopt, stride, padding,
-                               dilation, transposed, output_padding, groups, wanted);
-  const auto back = [](const Tensor& one) { return one.defined() ? here(one) : one; };
-  return {back(dx), back(dw), back(db)};
+  const auto out = computed([=, g = as_now(g), x = as_now(x), weight = as_now(weight),
+                             stride = stride.vec(), padding = padding.vec(),
+                             dilation = dilation.vec(), output_padding = output_padding.vec()] {
+    const auto [dx, dw, db] =
+        at::convolution_backward(seen(g), seen(x), seen(weight), std::nullopt, stride, padding,
+                                 dilation, transposed, output_padding, groups, wanted);
+    return std::vector<Tensor>{dx, dw, db};
+  });
+  return {out[0], out[1], out[2]};
 }
 
 /// Numbers (tensors without dimensions) of the CPU may go with the others, as with CUDA.
@@ -164,9 +237,43 @@ void expect_one_device(const c10::OperatorHandle& op, const torch::jit::Stack& s
               "Expected all tensors to be on the same device: ", op.schema().operator_name());
 }
 
+c10::IValue as_now(const c10::IValue& value) {
+  if (value.isTensor()) return as_now(value.toTensor());
+  if (!value.isTensorList()) return value;
+  std::vector<Tensor> out;
+  for (const auto& x : value.toTensorVector()) out.push_back(as_now(x));
+  return out;
+}
+
+std::vector<Tensor> last_tensors(const torch::jit::Stack& stack, size_t count) {
+  std::vector<Tensor> out;
+  for (auto at = stack.end() - static_cast<std::ptrdiff_t>(count); at != stack.end(); ++at) {
+    if (at->isTensor()) out.push_back(as_now(at->toTensor()));
+    if (at->isTensorList())
+      for (const auto& x : at->toTensorVector()) out.push_back(as_now(x));
+  }
+  return out;
+}
+
 void on_the_cpu(const c10::OperatorHandle& op, torch::jit::Stack* stack) {
   expect_one_device(op, *stack);
-  at::native::cpu_fallback(op, stack);
+  if (!recording) return at::native::cpu_fallback(op, stack);
+  const auto arguments = op.schema().arguments().size(), returns = op.schema().returns().size();
+  torch::jit::Stack given;
+  for (auto at = stack->end() - static_cast<std::ptrdiff_t>(arguments); at != stack->end(); ++at)
+    given.push_back(as_now(*at));
+  {
+    const Unrecorded inside;
+    at::native::cpu_fallback(op, stack);
+  }
+  recording->push_back([op, given, returns, out = last_tensors(*stack, returns)] {
+    auto again = given;
+    at::native::cpu_fallback(op, &again);
+    const auto fresh = last_tensors(again, returns);
+    for (size_t i = 0; i < out.size(); ++i)  // those of in-place operations are where they were
+      if (out[i].defined() && out[i].numel() > 0 && !fresh[i].is_alias_of(out[i]))
+        seen(out[i]).copy_(seen(fresh[i]));
+  });
 }
 
 TORCH_LIBRARY_IMPL(_, HPU, m) {
@@ -189,6 +296,12 @@ TORCH_LIBRARY_IMPL(aten, HPU, m) {
 
 }  // namespace
 
-torch::Device other_device() { return {kOther, 0}; }
+torch::Device other_device() {
+  static std::once_flag once;
+  std::call_once(once, [] {
+    cuda::set_recorder(kOther, [](torch::Device) { return std::make_unique<OtherRecorder>(); });
+  });
+  return {kOther, 0};
+}
 
 }  // namespace evariste

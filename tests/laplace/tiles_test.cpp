@@ -92,15 +92,15 @@ TEST_CASE("a block's own squared gradients serve the diagonal and the trace", "[
   check_same(squared_gradients(own, Features(own, x), g),
              squared_gradients(plain, Features(plain, x), g));
   CHECK(own.calls == 1);
-  CHECK(gradient_trace(own, Features(own, x), g) ==
-        Approx(gradient_trace(plain, Features(plain, x), g)));
+  CHECK(gradient_trace(own, Features(own, x), g).item<double>() ==
+        Approx(gradient_trace(plain, Features(plain, x), g).item<double>()));
   CHECK(own.calls == 2);
   const auto basis = random_tensor({2, 27, 4}, 4), outer = random_tensor({2, 2, 2}, 5);
   check_same(squared_gradients(own, Features(own, x, basis), g, outer),
              squared_gradients(plain, Features(plain, x, basis), g, outer));
   // One output position: the pairs of positions cost less.
   const auto x1 = random_tensor({5, 6, 3, 1}, 6), g1 = random_tensor({3, 5, 4, 2, 1}, 7);
-  CHECK(gradient_trace(own, Features(own, x1), g1) ==
-        Approx(gradient_trace(plain, Features(plain, x1), g1)));
+  CHECK(gradient_trace(own, Features(own, x1), g1).item<double>() ==
+        Approx(gradient_trace(plain, Features(plain, x1), g1).item<double>()));
   CHECK(own.calls == 2);
 }

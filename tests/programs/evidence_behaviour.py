@@ -57,6 +57,17 @@ class Evidence(EvidenceCase):
         table = self.start("--equivariance", "C4", json_out=False).stdout
         self.assertIn("Equivariance to C4", table)
 
+    def test_graphs_are_of_cuda(self):
+        self.convolutional()
+        done = self.start("--graphs", "on")
+        self.assertEqual(done.returncode, 2)
+        self.assertIn("--graphs on has no meaning without --device cuda", done.stderr)
+        for flags, message in ((("--rank-tolerance", 0.1), "use one of the two"),
+                               (("--structure", "full"), "not those of full")):
+            done = self.start("--graphs", "on", "--device", "cuda", *flags)
+            self.assertEqual(done.returncode, 2)
+            self.assertIn(message, done.stderr)
+
     def test_equivariance_refuses_what_is_no_group_or_no_image(self):
         self.convolutional()
         for flags, message in ((("--equivariance", "E4"), "group: expected CN"),
