@@ -74,6 +74,12 @@ class Layer : public torch::nn::Module {
   virtual Tensor backward(const Tensor& g, const Tape& tape, const Sink& sink,
                           bool needs_input) const = 0;
 
+  /// skip [R, n, ...] + backward(...), for layers that can add it in the same pass over memory.
+  virtual Tensor backward_onto(const Tensor& skip, const Tensor& g, const Tape& tape,
+                               const Sink& sink) const {
+    return skip + backward(g, tape, sink, true);
+  }
+
   /// Derivatives of the output [R, n, ...] for dx [R, n, ...] (undefined: zero) at the input and
   /// those of `tangents` inside; undefined where all are zero.
   virtual Tensor jvp(const Tensor& dx, const Tape& tape, const Tangents& tangents) const = 0;

@@ -159,19 +159,22 @@ Tensor pack_positive(const Tensor& given) {
   return bits;
 }
 
-Tensor masked_backward(const Tensor& given, const Tensor& bits, int64_t count) {
+Tensor masked_backward(const Tensor& given, const Tensor& bits, int64_t count,
+                       const Tensor& given_skip) {
   TORCH_CHECK(takes(given) && bits.device() == given.device() &&
                   bits.numel() == (count + 31) / 32 && given.numel() % count == 0,
               "cuda: masked_backward of ", given.sizes(), " with a mask of ", count, " entries");
   const c10::cuda::CUDAGuard guard(given.device());
+  if (given_skip.defined()) expect_like(given_skip, given, "skip");
   const auto g = given.contiguous();
+  const auto skip = given_skip.defined() ? given_skip.contiguous() : given_skip;
   auto out = torch::empty_like(g);
   by_type(g, [&](auto number) {
     using T = decltype(number);
     check(masked_backward(g.const_data_ptr<T>(),
                           reinterpret_cast<const uint32_t*>(bits.const_data_ptr<int32_t>()),
-                          static_cast<const T*>(nullptr), 1.0, g.numel() / count, count,
-                          out.data_ptr<T>(), stream_of(g)),
+                          skip.defined() ? skip.const_data_ptr<T>() : nullptr, 1.0,
+                          g.numel() / count, count, out.data_ptr<T>(), stream_of(g)),
           "masked_backward");
   });
   return out;
@@ -314,7 +317,7 @@ Tensor softmax_sampled_scores(const Tensor&, int64_t, uint64_t, int64_t) { absen
 Tensor softmax_score(const Tensor&, const Tensor&) { absent(); }
 Tensor bernoulli_root(const Tensor&) { absent(); }
 Tensor pack_positive(const Tensor&) { absent(); }
-Tensor masked_backward(const Tensor&, const Tensor&, int64_t) { absent(); }
+Tensor masked_backward(const Tensor&, const Tensor&, int64_t, const Tensor&) { absent(); }
 Tensor squared_gradients(const Tensor&, const Tensor&) { absent(); }
 Tensor conv_squared_gradients(const Tensor&, const Tensor&, const Convolution&) { absent(); }
 Tensor spectral_sums(const Tensor&, const Tensor&, const Tensor&, double, double) { absent(); }

@@ -26,9 +26,10 @@ Tensor softmax_sampled_scores(const Tensor& f, int64_t draws, uint64_t key, int6
 Tensor softmax_score(const Tensor& f, const Tensor& labels);
 Tensor bernoulli_root(const Tensor& f);
 
-/// Signs of x as bits, int32 [ceil(n / 32)]; and g where they are set, else 0: g [R n entries].
+/// Signs of x as bits, int32 [ceil(n / 32)]; and g where they are set, else 0: g [R n entries];
+/// plus skip, as g, if it is defined.
 Tensor pack_positive(const Tensor& x);
-Tensor masked_backward(const Tensor& g, const Tensor& bits, int64_t count);
+Tensor masked_backward(const Tensor& g, const Tensor& bits, int64_t count, const Tensor& skip);
 
 /// sum_{r,n} (sum_t g phi^T)^2, [Q, O, J] float64; g [Q, R, N, T, O], phi [Q, N, T, J].
 Tensor squared_gradients(const Tensor& g, const Tensor& phi);

@@ -43,6 +43,15 @@ Tensor Sequential::backward(const Tensor& g, const Tape& tape, const Sink& sink,
   return needs_input ? cotangent : Tensor();
 }
 
+Tensor Sequential::sequential_backward_onto(const Tensor& skip, const Tensor& g, const Tape& tape,
+                                            const Sink& sink) const {
+  if (layers_.empty()) return skip + g;
+  auto cotangent = g;
+  for (size_t i = layers_.size(); i-- > 1;)
+    cotangent = layers_[i]->backward(cotangent, tape.children[i], sink, true);
+  return layers_[0]->backward_onto(skip, cotangent, tape.children[0], sink);
+}
+
 Tensor Sequential::jvp(const Tensor& dx, const Tape& tape, const Tangents& tangents) const {
   auto dy = dx;
   for (size_t i = 0; i < layers_.size(); ++i) dy = layers_[i]->jvp(dy, tape.children[i], tangents);
@@ -59,8 +68,8 @@ Tensor Residual::forward(const Tensor& x, Tape* tape) const {
 
 Tensor Residual::backward(const Tensor& g, const Tape& tape, const Sink& sink,
                           bool needs_input) const {
-  const auto dx = Sequential::backward(g, tape, sink, needs_input);
-  return needs_input ? g + dx : dx;
+  return needs_input ? sequential_backward_onto(g, g, tape, sink)
+                     : Sequential::backward(g, tape, sink, false);
 }
 
 Tensor Residual::jvp(const Tensor& dx, const Tape& tape, const Tangents& tangents) const {

@@ -21,6 +21,11 @@ class Sequential : public Layer {
   void before_polyphase(int64_t stride) override;
   void visit_blocks(const std::function<void(Block&)>& visit) override;
 
+ protected:
+  /// skip + Sequential::backward(...), which needs the input's cotangent.
+  Tensor sequential_backward_onto(const Tensor& skip, const Tensor& g, const Tape& tape,
+                                  const Sink& sink) const;
+
  private:
   std::vector<std::shared_ptr<Layer>> layers_;
 };

@@ -97,10 +97,11 @@ Activation::Activation(std::string_view kind, const ActivationOptions& options)
 namespace {
 
 /// g [R, n, ...] times the slopes, which are bits where a rectifier ran on a GPU; `entries` of
-/// them.
-Tensor times_slopes(const Tensor& g, const Tensor& slopes, int64_t entries) {
-  return slopes.scalar_type() == torch::kInt32 ? cuda::masked_backward(g, slopes, entries)
-                                               : g * slopes;
+/// them; onto `skip` if it is defined.
+Tensor times_slopes(const Tensor& g, const Tensor& slopes, int64_t entries,
+                    const Tensor& skip = {}) {
+  if (slopes.scalar_type() == torch::kInt32) return cuda::masked_backward(g, slopes, entries, skip);
+  return skip.defined() ? at::addcmul(skip, g, slopes) : g * slopes;
 }
 
 }  // namespace
@@ -115,6 +116,12 @@ Tensor Activation::forward(const Tensor& x, Tape* tape) const {
 Tensor Activation::backward(const Tensor& g, const Tape& tape, const Sink& sink, bool) const {
   if (sink.bend && bends()) sink.bend(*this, tape, g);
   return times_slopes(g, tape.aux, g.numel() / g.size(0));
+}
+
+Tensor Activation::backward_onto(const Tensor& skip, const Tensor& g, const Tape& tape,
+                                 const Sink& sink) const {
+  if (sink.bend && bends()) sink.bend(*this, tape, g);
+  return times_slopes(g, tape.aux, g.numel() / g.size(0), skip);
 }
 
 Tensor Activation::jvp(const Tensor& dx, const Tape& tape, const Tangents& tangents) const {
@@ -135,7 +142,7 @@ Tensor MaxPool::forward(const Tensor& x, Tape* tape) const {
   auto [y, winner] = at::max_pool2d_with_indices(as_image(x), kernel_, stride_, padding_);
   if (tape) {
     tape->x = x;
-    tape->aux = winner.flatten(2);
+    tape->aux = winner;
   }
   return from_image(y, x);
 }
@@ -145,18 +152,17 @@ Tensor MaxPool::jvp(const Tensor& dx, const Tape& tape, const Tangents&) const {
   auto shape = forward(tape.x, nullptr).sizes().vec();
   shape.insert(shape.begin(), dx.size(0));
   return dx.flatten(3)
-      .gather(3, tape.aux.unsqueeze(0).expand({dx.size(0), -1, -1, -1}))
+      .gather(3, tape.aux.flatten(2).unsqueeze(0).expand({dx.size(0), -1, -1, -1}))
       .view(shape);
 }
 
 Tensor MaxPool::transpose(const Tensor& g, const Tape& tape) const {
-  const auto folds = g.size(0) / tape.x.size(0);
-  auto shape = tape.x.sizes().vec();
-  shape[0] = g.size(0);
-  auto out = torch::zeros(shape, g.options()).flatten(2);
-  const auto index =
-      tape.aux.unsqueeze(0).expand({folds, -1, -1, -1}).reshape({g.size(0), g.size(1), -1});
-  return laid_out_as(out.scatter_add_(2, index, g.flatten(2)).view(shape), tape.x);
+  const auto x = as_image(tape.x);
+  std::vector<Tensor> folds;  // each laid out in memory as x is
+  for (const auto& fold : as_image(g).split(x.size(0)))
+    folds.push_back(at::max_pool2d_with_indices_backward(fold, x, kernel_, stride_, padding_,
+                                                         {1, 1}, false, tape.aux));
+  return from_image(torch::cat(folds), g);
 }
 
 AvgPool::AvgPool(std::array<int64_t, 2> kernel, std::array<int64_t, 2> stride,

@@ -25,6 +25,8 @@ class Activation : public Layer {
   Tensor forward(const Tensor& x, Tape* tape) const override;
   Tensor backward(const Tensor& g, const Tape& tape, const Sink& sink,
                   bool needs_input) const override;
+  Tensor backward_onto(const Tensor& skip, const Tensor& g, const Tape& tape,
+                       const Sink& sink) const override;
   Tensor jvp(const Tensor& dx, const Tape& tape, const Tangents& tangents) const override;
   bool bends() const override { return bends_; }
 
